@@ -1,0 +1,170 @@
+"""Family: size -> fresh model; parameters, FLOPs and measured cost of each size."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gapkit.errors import InputError, unknown
+from gapkit.guest import call, guest, seeded
+
+Size = int | float | str
+
+
+class Family:
+    """Models of one architecture in several sizes.
+
+    Args:
+        build: size -> fresh nn.Module.
+        sizes: labels, ordered small to large by parameters.
+        student: the student's size; default the smallest.
+        teacher: the teacher's size; None when the teacher is not of the family.
+
+    >>> family = Family(lambda width: nn.Linear(4, width), sizes=[1, 2, 8], teacher=8)
+    >>> family.student, family.assistants, family.parameters(8)
+    (1, (2,), 40)
+    """
+
+    def __init__(
+        self,
+        build: Callable[[Any], nn.Module],
+        sizes: Sequence[Size],
+        student: Size | None = None,
+        teacher: Size | None = None,
+    ) -> None:
+        self.build, self.sizes = build, tuple(sizes)
+        if not self.sizes or len(set(self.sizes)) != len(self.sizes):
+            raise InputError(f"Expected one or more distinct sizes but got {list(sizes)}")
+        self.student = self.known(self.sizes[0] if student is None else student)
+        self.teacher = None if teacher is None else self.known(teacher)
+
+    def known(self, size: Size) -> Size:
+        """The size itself; an error naming the nearest when the family lacks it."""
+        for member in self.sizes:
+            if member == size or str(member) == str(size):
+                return member
+        raise unknown("size of the family", size, self.sizes)
+
+    def fresh(self, size: Size, seed: int) -> nn.Module:
+        """An untrained model of that size; the same seed gives the same weights."""
+        with seeded(seed):
+            model = self.build(self.known(size))
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"Expected build({size!r}) to return an nn.Module but got {type(model).__name__}"
+            )
+        return model
+
+    @cached_property
+    def _parameters(self) -> dict[Size, int]:
+        counts = {size: count_parameters(self.fresh(size, 0)) for size in self.sizes}
+        ordered = list(counts.values())
+        if ordered != sorted(ordered):
+            listing = ", ".join(f"{size}: {count:,}" for size, count in counts.items())
+            raise InputError(
+                f"Expected sizes ordered small to large by parameters but got {listing}"
+            )
+        return counts
+
+    def parameters(self, size: Size) -> int:
+        """Parameters of that size."""
+        return self._parameters[self.known(size)]
+
+    @property
+    def assistants(self) -> tuple[Size, ...]:
+        """Sizes between student and teacher, largest first."""
+        above = self.sizes.index(self.student) + 1
+        end = len(self.sizes) if self.teacher is None else self.sizes.index(self.teacher)
+        return tuple(reversed(self.sizes[above:end]))
+
+    @property
+    def next_size_up(self) -> Size | None:
+        """The size after the student's; None when there is none."""
+        position = self.sizes.index(self.student) + 1
+        return self.sizes[position] if position < len(self.sizes) else None
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, tied ones once."""
+    return sum(weight.numel() for weight in model.parameters())
+
+
+@contextmanager
+def _countable() -> Iterator[None]:
+    """Attention, transformer and convolution paths whose FLOPs the counter sees."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            warnings.catch_warnings(),
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            torch.no_grad(),
+        ):
+            warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")
+            with torch.backends.mkldnn.flags(enabled=False):
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def count_flops(model: nn.Module, view: Any) -> int:
+    """FLOPs (two per multiply-add) of one forward pass over one view of a batch, in eval mode.
+
+    Counts matrix products, convolutions and attention; elementwise work is left out, as is usual.
+
+    >>> count_flops(nn.Linear(4, 3), torch.ones(1, 4))
+    24
+    """
+    with guest(model), _countable(), FlopCounterMode(display=False) as counter:
+        call(model, view)
+    return int(counter.get_total_flops())
+
+
+def activation_bytes(model: nn.Module, view: Any) -> int:
+    """Bytes that one forward pass in train mode keeps for its backward pass.
+
+    The model's buffers (BatchNorm's running statistics) come back as they were.
+    """
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with _buffers_restored(model), guest(model, training=True), seeded(0):
+        for weight in model.parameters():
+            weight.requires_grad_(True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = call(model, view)
+        del output
+    return sum(kept.values())
+
+
+@contextmanager
+def _buffers_restored(model: nn.Module) -> Iterator[None]:
+    saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in saved:
+                buffer.copy_(value)
+
+
+def seconds_of(step: Callable[[], Any], repeats: int = 5) -> float:
+    """Median seconds of one call after one warm-up call."""
+    step()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[repeats // 2]

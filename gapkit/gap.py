@@ -1,0 +1,140 @@
+"""Cause, Evidence, Remedy, Finding, Step, Waterfall and Gap: what a diagnosis says. Data only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gapkit.measurement import Measurement
+from gapkit.record import Record
+
+Cause = Literal[
+    "no_gap",
+    "harsh_targets",
+    "teacher_gap",
+    "overconfident_teacher",
+    "blind_layer",
+    "uniform_transfer",
+    "scheme_mismatch",
+    "false_success",
+    "undertrained",
+    "optimization",
+    "coverage",
+    "input_gap",
+    "pipeline_fault",
+    "harness_fault",
+    "capacity",
+    "undetermined",
+]
+
+MEANINGS: dict[str, str] = {
+    "no_gap": "student equals teacher within noise",
+    "harsh_targets": "the soft targets ask for more than this student can use",
+    "teacher_gap": "a smaller or earlier teacher teaches this student better",
+    "overconfident_teacher": "the teacher's outputs carry little beyond the label",
+    "blind_layer": "a teacher layer that the student's architecture cannot express",
+    "uniform_transfer": "layers weighted alike though few matter",
+    "scheme_mismatch": "the given teacher is not the best source",
+    "false_success": "good on average, bad on a slice",
+    "undertrained": "more training still helps",
+    "optimization": "even a teacher-sized student trained this way falls short",
+    "coverage": "agrees with the teacher on the training set, not off it",
+    "input_gap": "the student's view lacks what the teacher sees",
+    "pipeline_fault": "the same student, trained by gapkit under the same recipe, does far better",
+    "harness_fault": "teacher and data do not fit",
+    "capacity": "the student's size bounds what is left",
+    "undetermined": "the evidence does not decide",
+}
+
+
+class Evidence(Record):
+    """A sentence, and the measurement it rests on; `limit` says what the value was held against, and why."""
+
+    text: str
+    measurement: Measurement
+    limit: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Remedy(Record):
+    """What to do: words, and the knowledge, size, source or length that a plan can try."""
+
+    text: str
+    knowledge: str = ""
+    fraction: float = 1.0
+    size: str = ""
+
+
+class Finding(Record):
+    """One cause that holds, the points it explains and why it is believed.
+
+    `points` is in score units (a share of 1 for accuracy): what the remedy recovers.
+    """
+
+    cause: Cause
+    points: Measurement
+    confidence: Literal["high", "moderate", "low"]
+    evidence: tuple[Evidence, ...] = Field(min_length=1)
+    would_change: str
+    remedy: Remedy
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval of the points lies above zero."""
+        return self.points.low > 0
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {MEANINGS[self.cause]}"
+
+
+class Step(Record):
+    """One rung of the waterfall: a paired difference with its interval."""
+
+    name: str
+    cause: Cause
+    points: Measurement
+    merged: tuple[str, ...] = ()
+
+
+class Waterfall(Record):
+    """From the student's score to the teacher's; the steps add up to the gap by construction."""
+
+    start: Measurement
+    end: Measurement
+    steps: tuple[Step, ...] = ()
+
+
+class ControlRun(Record):
+    """A control: one arm trained with several seeds, scored on validation."""
+
+    name: str
+    question: str
+    path: tuple[int | float | str, ...]
+    recipe: str
+    fraction: float
+    seeds: tuple[int, ...]
+    scores: tuple[float, ...]
+    train_scores: tuple[float, ...] = ()
+    cost: float = 0.0
+
+
+class Gap(Record):
+    """The diagnosis: cause, findings by points explained, waterfall, and the controls behind them."""
+
+    study: str
+    cause: Cause
+    verdict: str
+    student: Measurement
+    teacher: Measurement
+    findings: tuple[Finding, ...] = Field(min_length=1)
+    waterfall: Waterfall
+    controls: tuple[ControlRun, ...] = ()
+    budget: float = 0.0
+    spent: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.study}: {self.cause}. {self.verdict}"

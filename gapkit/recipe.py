@@ -1,0 +1,68 @@
+"""Recipe: epochs, batch size, optimizer, schedule and knowledge of one training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, field_serializer, field_validator
+
+from gapkit.errors import unknown
+from gapkit.plans import KNOWLEDGE, Knowledge
+from gapkit.record import Record
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("one_cycle", "cosine", "constant")
+
+
+class Recipe(Record):
+    """How the user trains; controls and plans train the same way unless they say what differs.
+
+    Attributes:
+        epochs, batch_size, lr, weight_decay, momentum: as in torch.optim.
+        optimizer: "adamw", "adam", "sgd", or a function (parameters, lr) -> torch optimizer.
+        schedule: "one_cycle", "cosine", "constant", or a function (optimizer, n_steps) -> scheduler;
+            stepped once a batch.
+        knowledge: what the failing student learned from: a name ("kl4": KL at temperature 4,
+            weight .9; "kl1", "dist1", "std2", "scratch"), a list of Knowledge, or a loss function
+            (student logits, teacher logits) -> scalar.
+        grad_clip: largest gradient norm; 0 for none.
+        precision: as lightning-fabric names it: "32-true", "16-mixed", "bf16-mixed", ...
+
+    >>> Recipe(epochs=60, batch_size=100, lr=1e-2).optimizer
+    'adamw'
+    """
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    optimizer: str | Callable[..., Any] = "adamw"
+    schedule: str | Callable[..., Any] = "one_cycle"
+    knowledge: str | tuple[Knowledge, ...] | Callable[..., Any] = "kl4"
+    grad_clip: float = Field(default=0.0, ge=0)
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true"] = (
+        "32-true"
+    )
+
+    @field_validator("optimizer", "schedule", "knowledge")
+    @classmethod
+    def _known_name(cls, value: Any, info: Any) -> Any:
+        known = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "knowledge": tuple(KNOWLEDGE)}[
+            info.field_name
+        ]
+        if isinstance(value, str) and value not in known:
+            raise unknown(info.field_name, value, known)
+        return value
+
+    @field_serializer("optimizer", "schedule", "knowledge", when_used="json")
+    def _named(self, value: Any) -> Any:
+        if callable(value):
+            return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        return value
+
+    def steps(self, n_samples: int) -> int:
+        """Optimizer steps of one training; a last batch of one sample is joined to none and left out."""
+        full, rest = divmod(n_samples, self.batch_size)
+        return self.epochs * max(1, full + (rest > 1))
