@@ -108,4 +108,5 @@ class Outcome(Record):
         return self.stages[-1].measurements
 
     def __str__(self) -> str:
-        return f"{self.study}: {self.before.value:.3f} → {self.score.value:.3f} on test (teacher {self.teacher.value:.3f})"
+        reached = f"{self.before.value:.3f} → {self.score.value:.3f}"
+        return f"{self.study}: {reached} on test (teacher {self.teacher.value:.3f})"

@@ -1,0 +1,114 @@
+"""The Probe protocol, what a probe is shown, and the standard list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gapkit.errors import InputError
+from gapkit.measurement import Contributions, Curve, LayerMatrix, Measurement
+
+Result = Measurement | LayerMatrix | Curve | Contributions
+
+_REGISTERED: dict[str, Probe] = {}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one model showed on one split, on CPU.
+
+    Attributes:
+        outputs: (n, ...) the task's output tensor of every sample, float32, in the split's order.
+        layers: names of the tapped layers, input to output.
+        features: layer -> (m, d) pooled features, float32, of the samples at `rows`.
+        rows: (m,) positions within the split; all of them unless the cap was reached.
+    """
+
+    outputs: Tensor
+    layers: tuple[str, ...]
+    features: Mapping[str, Tensor]
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One split as both models saw it, each batch once, in the split's order.
+
+    `moments` are exact sums over all samples and layer pairs (gapkit.probes.moments), when taken.
+    """
+
+    split: str
+    teacher: Observation
+    student: Observation
+    untrained: Observation | None
+    targets: Tensor | None
+    groups: np.ndarray | None = None
+    slices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    moments: Any = None
+    untrained_moments: Any = None
+
+    @property
+    def models(self) -> dict[str, Observation]:
+        """Role -> observation, the untrained student last when there is one."""
+        roles = {"teacher": self.teacher, "student": self.student}
+        return roles if self.untrained is None else roles | {"untrained": self.untrained}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for every probe: the task, the models, one example view of each, the seed."""
+
+    task: Any
+    teacher: nn.Module
+    student: nn.Module
+    teacher_example: Any
+    student_example: Any
+    reduce: str = "gap"
+    device: torch.device = torch.device("cpu")
+    seed: int = 0
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """Measures one thing about a teacher and a student; judges nothing."""
+
+    name: str
+
+    def measure(self, seen: Mapping[str, Seen], setting: Setting) -> Iterable[Result]:
+        """Results for the splits in `seen` ("train", "validation", "test")."""
+
+
+def register(probe: Probe) -> None:
+    """Add a third party's probe to every later survey; its name must be new.
+
+    Raises:
+        InputError: when it lacks `name` or `measure`, or the name is taken.
+    """
+    if not isinstance(probe, Probe):
+        raise InputError(f"Expected a probe with `name` and `measure` but got {type(probe).__name__}")
+    if probe.name in {known.name for known in standard()}:
+        raise InputError(f"Expected a new probe name but {probe.name!r} is taken")
+    _REGISTERED[probe.name] = probe
+
+
+def standard() -> tuple[Probe, ...]:
+    """gapkit's own probes, then the registered ones."""
+    from gapkit.probes.capacity import CapacityProbe
+    from gapkit.probes.linear import LinearProbe
+    from gapkit.probes.response import ResponseProbe
+    from gapkit.probes.similarity import SimilarityProbe
+    from gapkit.probes.slices import SliceProbe
+
+    own: tuple[Probe, ...] = (
+        ResponseProbe(),
+        SimilarityProbe(),
+        LinearProbe(),
+        CapacityProbe(),
+        SliceProbe(),
+    )
+    return own + tuple(_REGISTERED.values())
