@@ -57,7 +57,7 @@ class Data:
 
     Args:
         train, test, validation: map-style datasets of (input, target) tuples or of dicts. Without a
-            validation set a stratified fifth of train becomes it.
+            validation set a stratified fifth of train becomes it (with groups: a fifth of the groups).
         teacher_input, student_input: batch -> what the model is called with (a dict: keywords).
             Default: the first item of a tuple; a dict without its target.
         target: batch -> targets (n, ...). Default: the second item, or the key "labels" and its like.
@@ -124,7 +124,12 @@ class Data:
 
     def size(self, split: str) -> int:
         """Samples in a split."""
-        return len(self._rows[split])
+        return len(self._of(split))
+
+    def _of(self, split: str) -> np.ndarray:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        return self._rows[split]
 
     @cached_property
     def _rows(self) -> dict[str, np.ndarray]:
@@ -135,12 +140,20 @@ class Data:
         return rows
 
     def _carve(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.model_selection import train_test_split
+        from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
         if len(rows) < 2:
             raise InputError(
                 "Expected at least two training samples to carve a validation split from"
             )
+        if self._groups is not None:  # samples that depend on each other stay on one side
+            groups = self._column(self._groups, "groups", "train", rows)
+            if len(np.unique(groups)) < 2:
+                raise InputError(
+                    "Expected at least two groups in train to carve a validation split"
+                )
+            splitter = GroupShuffleSplit(1, test_size=self._share, random_state=self._seed)
+            return next(splitter.split(rows, groups=groups))
         target = self._read(rows, self.dataset("train"), self.target)
         labels = (
             None
@@ -173,7 +186,7 @@ class Data:
         self, split: str, batch_size: int, order: np.ndarray | None = None
     ) -> Iterator[Batch]:
         """The split in batches: in its own order, or in the given order of positions."""
-        rows = _Rows(self.dataset(split), self._rows[split])
+        rows = _Rows(self.dataset(split), self._of(split))
         order = np.arange(len(rows)) if order is None else order
         chunks = [
             order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)
@@ -182,7 +195,9 @@ class Data:
             rows,
             batch_sampler=chunks,
             num_workers=self.workers,
-            collate_fn=lambda batch: batch,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            # Without one, each pass would draw from the user's random state; workers need a new seed.
+            generator=None if self.workers else torch.Generator(),
         )
         for positions, raw in loader:
             yield Batch(split, positions, raw)
@@ -219,7 +234,7 @@ class Data:
     def targets(self, split: str) -> Tensor | None:
         """All targets of a split, in its order; None when the data has none."""
         if split not in self._targets:
-            self._targets[split] = self._read(self._rows[split], self.dataset(split), self.target)
+            self._targets[split] = self._read(self._of(split), self.dataset(split), self.target)
         return self._targets[split]
 
     @cached_property
@@ -229,8 +244,7 @@ class Data:
     def ids(self, split: str) -> np.ndarray:
         """(n,) stable name of each sample of a split."""
         if self._ids is None:
-            origin = "train" if self._datasets[split] is None else split
-            return np.array([f"{origin}/{row}" for row in self._rows[split]])
+            return np.array([f"{self._origin(split)}/{row}" for row in self._of(split)])
         return self._column(self._ids, "ids", split).astype(str)
 
     def groups(self, split: str) -> np.ndarray | None:
@@ -244,11 +258,16 @@ class Data:
             for name, column in self._slices.items()
         }
 
-    def _column(self, column: Column, what: str, split: str) -> np.ndarray:
-        rows, dataset = self._rows[split], self.dataset(split)
+    def _origin(self, split: str) -> str:
+        return "train" if self._datasets[split] is None else split
+
+    def _column(
+        self, column: Column, what: str, split: str, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        rows, dataset = self._of(split) if rows is None else rows, self.dataset(split)
         if callable(column):
             return np.array([column(dataset[int(row)]) for row in rows])
-        origin = "train" if self._datasets[split] is None else split
+        origin = self._origin(split)
         if origin not in column:
             raise InputError(
                 f"Expected {what} for the split {origin!r} but got only {sorted(column)}"
@@ -272,11 +291,15 @@ class Data:
         return digest.hexdigest()
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def _hash(digest: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         digest.update(str((value.dtype, tuple(value.shape))).encode())
         digest.update(
-            value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
             if value.numel()
             else b""
         )

@@ -129,17 +129,25 @@ def count_flops(model: nn.Module, view: Any) -> int:
 
 
 def activation_bytes(model: nn.Module, view: Any) -> int:
-    """Bytes that one forward pass in train mode keeps for its backward pass.
+    """Bytes that one forward pass in train mode keeps for its backward pass, the weights left out.
 
     The model's buffers (BatchNorm's running statistics) come back as they were.
     """
     kept: dict[int, int] = {}
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with _buffers_restored(model), guest(model, training=True), seeded(0):
+    with (
+        _buffers_restored(model),
+        guest(model, training=True),
+        seeded(0),
+        torch.enable_grad(),
+    ):
         for weight in model.parameters():
             weight.requires_grad_(True)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from gapkit.measurement import Measurement
-from gapkit.record import Record
+from gapkit.record import Array, Record
 
 Cause = Literal[
     "no_gap",
@@ -108,17 +109,28 @@ class Waterfall(Record):
 
 
 class ControlRun(Record):
-    """A control: one arm trained with several seeds, scored on validation."""
+    """A control: one arm trained with S seeds, scored on the N validation samples.
+
+    `scores` (S,), `contributions` (S, N), `agreement` with the teacher on validation (S,) and on
+    train (S,); `cost` in student trainings, of all seeds together.
+    """
 
     name: str
     question: str
     path: tuple[int | float | str, ...]
     recipe: str
-    fraction: float
-    seeds: tuple[int, ...]
-    scores: tuple[float, ...]
-    train_scores: tuple[float, ...] = ()
+    fraction: float = 1.0
+    seeds: tuple[int, ...] = Field(min_length=1)
+    scores: Array
+    contributions: Array
+    agreement: Array
+    train_agreement: Array
     cost: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean validation score over the seeds."""
+        return float(np.mean(self.scores))
 
 
 class Gap(Record):

@@ -177,6 +177,9 @@ class Measurements(Record):
 
     def find(self, name: str, **where: str) -> tuple[Measurement, ...]:
         """All measurements of that name whose fields (of, split, layer, group) match."""
+        for key in where:
+            if key not in Measurement.model_fields:
+                raise unknown("field of a measurement", key, Measurement.model_fields)
         return tuple(
             item
             for item in self.values

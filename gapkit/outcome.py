@@ -23,6 +23,8 @@ class Training(Record):
         curve_*: (k,) epoch, mean training loss, validation score at that epoch.
         score: on validation; contributions: (n,) per validation sample.
         train_score: on (a bounded sample of) the training split.
+        agreement, train_agreement: share of samples where it answers as the study's teacher does,
+            on validation and on that sample of train.
     """
 
     key: str
@@ -39,6 +41,8 @@ class Training(Record):
     curve_score: Array = Field(default_factory=lambda: np.array([]))
     score: float
     train_score: float
+    agreement: float
+    train_agreement: float
     contributions: Array
     weights_sha256: str = ""
 

@@ -181,6 +181,11 @@ class Stage(Record):
             )
         return self
 
+    @property
+    def learns(self) -> str:
+        """What the stage learns from, in a few words."""
+        return ", then ".join(" + ".join(map(str, phase.knowledge)) for phase in self.phases)
+
 
 class Alternative(Record):
     """A path that was considered: its forecast, its price, and what it was measured at, if it was."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator
 
-from gapkit.errors import unknown
+from gapkit.errors import InputError, unknown
 from gapkit.plans import KNOWLEDGE, Knowledge
 from gapkit.record import Record
 
@@ -61,6 +61,20 @@ class Recipe(Record):
         if callable(value):
             return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
         return value
+
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """This recipe with what a stage says differs; what is wrong is said in one line."""
+        allowed = [name for name in type(self).model_fields if name != "knowledge"]
+        for name in changes:
+            if name not in allowed:
+                raise unknown("recipe field", name, allowed)
+        try:
+            return self.with_(**changes)
+        except ValidationError as error:
+            item = error.errors(include_url=False)[0]
+            raise InputError(
+                f"Expected a usable recipe but {item['loc'][0]}: {item['msg']}, got {item['input']!r}"
+            ) from None
 
     def steps(self, n_samples: int) -> int:
         """Optimizer steps of one training; a last batch of one sample is joined to none and left out."""

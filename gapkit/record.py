@@ -38,10 +38,9 @@ def _write_array(array: np.ndarray, info: SerializationInfo) -> Any:
         arrays[name] = np.ascontiguousarray(array)
         return {"tensor": name}
     if info.mode == "json" and array.dtype.kind == "f":
-        finite = np.isfinite(array)
-        return (
-            array.tolist() if finite.all() else np.where(finite, array, array.astype(str)).tolist()
-        )
+        finite, words = np.isfinite(array), array.astype(object)
+        words[~finite] = array[~finite].astype(str)  # numbers stay numbers beside "nan" and "inf"
+        return words.tolist()
     return array.tolist() if info.mode == "json" else array
 
 

@@ -35,6 +35,9 @@ class Task(Protocol):
     def contributions(self, outputs: Tensor, targets: Tensor) -> np.ndarray:
         """(n,) values whose mean is the score."""
 
+    def agreement(self, outputs: Tensor, others: Tensor) -> np.ndarray:
+        """(n,) how much two models answer alike on each sample, from 0 to 1."""
+
     def chance(self, targets: Tensor) -> float:
         """The score of the best constant answer."""
 
@@ -89,11 +92,14 @@ class Classification:
             return _hits(outputs, targets, 5 if self._score is _top5 else 1).double().cpu().numpy()
         return _pseudo_values(self.score, outputs, targets)
 
+    def agreement(self, outputs: Tensor, others: Tensor) -> np.ndarray:
+        """1 where both name the same class, 0 where they do not."""
+        return (outputs.argmax(1) == others.argmax(1)).double().cpu().numpy()
+
     def chance(self, targets: Tensor) -> float:
         """Share of the most frequent class when the score is a share, the constant answer's score else."""
-        classes = int(targets.max()) + 1
-        constant = F.one_hot(targets.mode().values.expand(len(targets)), max(classes, 2)).float()
-        return self.score(constant, targets)
+        counts = torch.bincount(targets, minlength=2).float()  # as logits: frequent classes first
+        return self.score(counts.expand(len(targets), -1), targets)
 
     def check(self, outputs: Tensor, targets: Tensor | None, who: str) -> None:
         if outputs.ndim != 2:
@@ -155,7 +161,8 @@ def _pseudo_values(
     """Delete-a-group jackknife pseudo-values (Tukey 1958), spread over the samples of each group.
 
     Groups are interleaved so that each holds a like share of the split; their mean is shifted to
-    the score itself, so that the contributions' mean is the score exactly.
+    the score itself, so that the contributions' mean is the score exactly, and stretched so that
+    their standard error is the jackknife's: n samples stand for n_groups independent groups.
     """
     n = len(targets)
     n_groups = min(n, MAX_JACKKNIFE_GROUPS)
@@ -166,4 +173,4 @@ def _pseudo_values(
         kept = (group != index).to(outputs.device)
         without = score(outputs[kept], targets[kept]) if n_groups > 1 else whole
         values[(group == index).numpy()] = n_groups * whole - (n_groups - 1) * without
-    return values - values.mean() + whole
+    return (values - values.mean()) * np.sqrt(n / n_groups) + whole

@@ -1,0 +1,286 @@
+"""The command line: run · measure · diagnose · plan · distill · report · demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from gapkit import __version__
+from gapkit.errors import InputError
+
+if TYPE_CHECKING:
+    from gapkit.study import Study
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Why a student falls short of its teacher, what would close the gap, and whether it did.",
+    epilog="A study file is your own Python; gapkit runs it. Budgets count student trainings.",
+)
+
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY.py", help="Python file that defines `study`.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the work and its cost, then stop.")]
+Budget = Annotated[
+    float, typer.Option("--budget", min=0, help="Student trainings to spend at most.")
+]
+Controls = Annotated[bool, typer.Option("--controls/--no-controls", help="Run control trainings.")]
+DiagnoseBudget = Annotated[
+    float, typer.Option("--diagnose-budget", min=0, help="Student trainings for the controls.")
+]
+PlanBudget = Annotated[
+    float, typer.Option("--plan-budget", min=0, help="Student trainings for the planner's search.")
+]
+
+DEMO_BUDGETS = (24.0, 16.0)
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    out: Out = None,
+    diagnose_budget: DiagnoseBudget = 8,
+    plan_budget: PlanBudget = 10,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure, diagnose, plan, distill and report."""
+    _everything(_load(study, out), diagnose_budget, plan_budget, as_json, dry_run)
+
+
+@app.command()
+def measure(
+    study: StudyFile, out: Out = None, as_json: Json = False, dry_run: DryRun = False
+) -> None:
+    """Measure teacher and student."""
+    _step(_load(study, out), "measure", as_json, dry_run, lambda s: s.measure())
+
+
+@app.command()
+def diagnose(
+    study: StudyFile,
+    out: Out = None,
+    controls: Controls = True,
+    budget: Budget = 8,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Name why the student fails, with control runs."""
+    spend = budget if controls else 0
+    _step(
+        _load(study, out),
+        "diagnose",
+        as_json,
+        dry_run,
+        lambda s: s.diagnose(controls=controls, budget=budget),
+        diagnose_budget=spend,
+    )
+
+
+@app.command()
+def plan(
+    study: StudyFile,
+    out: Out = None,
+    budget: Budget = 10,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Propose assistants and stages, or say that none pay."""
+    _step(
+        _load(study, out),
+        "plan",
+        as_json,
+        dry_run,
+        lambda s: s.plan(budget=budget),
+        plan_budget=budget,
+    )
+
+
+@app.command()
+def distill(
+    study: StudyFile, out: Out = None, as_json: Json = False, dry_run: DryRun = False
+) -> None:
+    """Carry out the run folder's plan, edited or not."""
+    _step(_load(study, out), "distill", as_json, dry_run, lambda s: s.distill())
+
+
+@app.command()
+def report(
+    study: StudyFile,
+    out: Out = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A .pdf or .md file; default OUT/gap.pdf.")
+    ] = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Write the PDF of what the run folder holds."""
+    loaded = _load(study, out)
+    if _quoted(loaded, ("report",), dry_run, as_json):
+        return
+    path = _watched(loaded, lambda s: s.report(to))
+    print(json.dumps({"report": str(path)}) if as_json else f"report   {path}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of split, models and search.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of one full training.")] = 60,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Find out why a real student fails on real digits, and close what can be closed."""
+    from importlib.resources import as_file, files
+
+    from gapkit.studyfile import load_study
+
+    with as_file(files("gapkit.examples") / "digits.py") as path:
+        loaded = load_study(path, out, seed=seed, epochs=epochs)
+    _everything(loaded, *DEMO_BUDGETS, as_json, dry_run)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gapkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _gapkit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _load(path: Path, out: Path | None) -> Study:
+    from gapkit.studyfile import load_study
+
+    return load_study(path, out)
+
+
+def _step(
+    study: Study,
+    name: str,
+    as_json: bool,
+    dry_run: bool,
+    verb: Callable[[Study], Any],
+    **budgets: float,
+) -> None:
+    if _quoted(study, (name,), dry_run, as_json, **budgets):
+        return
+    result = _watched(study, verb)
+    print(result.model_dump_json(indent=2) if as_json else result)
+    if not as_json:
+        print(f"kept in  {study.run.folder}")
+
+
+def _everything(
+    study: Study, diagnose_budget: float, plan_budget: float, as_json: bool, dry_run: bool
+) -> None:
+    from gapkit.quote import STEPS
+
+    budgets = {"diagnose_budget": diagnose_budget, "plan_budget": plan_budget}
+    if _quoted(study, STEPS, dry_run, as_json, **budgets):
+        return
+
+    def all_verbs(s: Study) -> tuple[Any, ...]:
+        return (
+            s.measure(),
+            s.diagnose(budget=diagnose_budget),
+            s.plan(budget=plan_budget),
+            s.distill(),
+            s.report(),
+        )
+
+    measurements, gap, proposal, outcome, path = _watched(study, all_verbs)
+    if as_json:
+        whole = {"gap": gap, "plan": proposal, "outcome": outcome}
+        found = {key: json.loads(item.model_dump_json()) for key, item in whole.items()}
+        print(json.dumps(found | {"report": str(path)}, indent=2))
+        return
+    from gapkit.reports import summary
+
+    print(
+        summary(
+            study=study.name,
+            measurements=measurements,
+            gap=gap,
+            plan=proposal,
+            outcome=outcome,
+            path=path,
+        )
+    )
+
+
+def _quoted(
+    study: Study, steps: tuple[str, ...], dry_run: bool, as_json: bool, **budgets: float
+) -> bool:
+    """Print the work and its cost when asked to; True when that is all that was asked."""
+    if not dry_run:
+        return False
+    from gapkit.quote import quote
+
+    work = quote(study, steps, **budgets)
+    print(work.model_dump_json(indent=2) if as_json else work)
+    return True
+
+
+def _watched(study: Study, verb: Callable[[Study], Any]) -> Any:
+    """Run a verb with the run folder held and its progress shown."""
+    from gapkit.progress import Progress
+
+    with study.run.locked(), Progress() as progress:
+        study.heard = progress
+        return verb(study)
+
+
+def main() -> None:
+    """Entry point: one line and exit code 2 for whatever the user can mend."""
+    try:
+        code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:
+            _fail("interrupted; what was finished is kept, the same command goes on from there")
+        sys.exit(code)
+    except TyperException as error:
+        _fail(error.format_message())  # type: ignore[attr-defined]
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        _fail(
+            f"Expected to read and write{where} but: {error.strerror or error}; what was finished is kept"
+        )
+    except (InputError, ValueError) as error:
+        if not isinstance(error, InputError) and type(error).__name__ != "ValidationError":
+            raise
+        _fail(_one_line(error))
+
+
+def _one_line(error: Exception) -> str:
+    if type(error).__name__ == "ValidationError":
+        from gapkit.runs import describe
+
+        return f"Expected valid fields but {describe(error)}"  # type: ignore[arg-type]
+    return str(error)
+
+
+def _fail(message: str) -> None:
+    if message:
+        print(f"gapkit: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

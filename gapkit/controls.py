@@ -1,0 +1,201 @@
+"""Controls: short trainings that tell causes apart, cheapest first, until they do or the budget ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gapkit.family import Family, Size
+from gapkit.gap import ControlRun
+from gapkit.outcome import Training
+from gapkit.probes.resample import paired
+
+MAX_SEEDS = 6
+LONGER = 2.0
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Control:
+    """One arm of the controls.
+
+    Attributes:
+        name: "same recipe", "scratch", "knowledge: dist1", "longer", "next size up",
+            "smaller teacher", "teacher-sized".
+        question: what it tells.
+        path, recipe, fraction: the arm, as the planner names it.
+    """
+
+    name: str
+    question: str
+    path: tuple[Size, ...]
+    recipe: str
+    fraction: float = 1.0
+
+
+def standard_controls(
+    family: Family, recipe: str, knowledge: Mapping[str, object]
+) -> list[Control]:
+    """The controls of a family whose student learned by `recipe`: the student's own arms first."""
+    teacher = family.teacher if family.teacher is not None else "teacher"
+    direct = (teacher, family.student)
+
+    def path(name: str) -> tuple[Size, ...]:
+        return (family.student,) if name == "scratch" else direct
+
+    others = [name for name in knowledge if name not in (recipe, "scratch")]
+    controls = [Control("same recipe", "does gapkit's training do better?", path(recipe), recipe)]
+    if recipe != "scratch":
+        controls.append(
+            Control("scratch", "is it better off without a teacher?", (family.student,), "scratch")
+        )
+    controls += [
+        Control(f"knowledge: {name}", "is it the knowledge?", direct, name) for name in others
+    ]
+    controls.append(Control("longer", "is it still rising?", path(recipe), recipe, LONGER))
+    above = family.next_size_up
+    if above is not None:
+        taught = (above,) if recipe == "scratch" else (teacher, above)
+        controls.append(Control("next size up", "is it the size?", taught, recipe))
+    if family.assistants and recipe != "scratch":
+        middle = family.assistants[len(family.assistants) // 2]
+        smaller = (teacher, middle, family.student)
+        controls.append(Control("smaller teacher", "is it the teacher's size?", smaller, recipe))
+    if family.teacher is not None and recipe != "scratch":
+        controls.append(
+            Control("teacher-sized", "is it the training?", (teacher, family.teacher), recipe)
+        )
+    return controls
+
+
+@dataclass
+class Controls:
+    """Runs controls seed by seed under a budget.
+
+    Args:
+        arms: what may be run, the one named "same recipe" first.
+        train: (path, recipe, seed, fraction) -> Training.
+        price: the same -> student trainings it would cost now; 0 for what is there already.
+        budget: in student trainings.
+        first_seed: seeds count up from it.
+        heard: called with (spent, budget, what is trained next).
+    """
+
+    arms: list[Control]
+    train: Callable[[tuple[Size, ...], str, int, float], Training]
+    price: Callable[[tuple[Size, ...], str, int, float], float]
+    budget: float
+    first_seed: int = 0
+    heard: Callable[[float, float, str], None] | None = None
+    spent: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    _found: dict[str, list[Training]] = field(default_factory=dict)
+    _costs: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> tuple[ControlRun, ...]:
+        """All rounds: what the student learns from first, then length and size, then other teachers."""
+        plain = [arm.name for arm in self.arms if self._is_knowledge(arm)]
+        size = [arm.name for arm in self.arms if arm.name in ("longer", "next size up")]
+        dear = [arm.name for arm in self.arms if arm.name in ("smaller teacher", "teacher-sized")]
+        for names, n_seeds in (
+            (plain, 2),
+            (size, 1),
+            (plain, 3),
+            (size, 2),
+            (dear, 1),
+            (plain, 4),
+            (size, 3),
+            (plain, 5),
+            (dear, 2),
+            (plain, MAX_SEEDS),
+        ):
+            for name in names:
+                self._extend(name, n_seeds)
+        left_out = [arm.name for arm in self.arms if arm.name not in self._found]
+        if left_out:
+            self.notes.append(
+                f"Not run within {self.budget:g} student trainings: {', '.join(left_out)}."
+            )
+        return tuple(self._record(arm) for arm in self.arms if arm.name in self._found)
+
+    @staticmethod
+    def _is_knowledge(arm: Control) -> bool:
+        return arm.name in ("same recipe", "scratch") or arm.name.startswith("knowledge: ")
+
+    def _extend(self, name: str, n_seeds: int) -> None:
+        """Train an arm until it has n seeds, unless it is settled or no longer affordable."""
+        position = next(i for i, arm in enumerate(self.arms) if arm.name == name)
+        if name == "longer":
+            self._aim_longer(position)
+        arm = self.arms[position]
+        while len(self._found.get(name, [])) < n_seeds and not self._settled(arm):
+            seed = self.first_seed + len(self._found.get(name, []))
+            cost = self.price(arm.path, arm.recipe, seed, arm.fraction)
+            if self.spent + cost > self.budget + 1e-9:
+                return
+            if self.heard:
+                self.heard(self.spent, self.budget, f"{name}, seed {seed}")
+            training = self.train(arm.path, arm.recipe, seed, arm.fraction)
+            self._found.setdefault(name, []).append(training)
+            self._costs[name] = self._costs.get(name, 0.0) + cost
+            self.spent += cost
+
+    def _aim_longer(self, position: int) -> None:
+        """Longer training is asked of the best knowledge found so far, before its first run."""
+        if "longer" in self._found:
+            return
+        best = self._best()
+        if best is not None:
+            arm = self.arms[position]
+            self.arms[position] = Control(
+                arm.name, arm.question, best.path, best.recipe, arm.fraction
+            )
+
+    def _best(self) -> Control | None:
+        tried = [arm for arm in self.arms if self._is_knowledge(arm) and arm.name in self._found]
+        return max(tried, key=lambda arm: self._mean(arm.name), default=None)
+
+    def _mean(self, name: str) -> float:
+        return float(np.mean([training.score for training in self._found[name]]))
+
+    def _settled(self, arm: Control) -> bool:
+        """Whether more seeds of this arm would change no verdict.
+
+        A knowledge arm is settled when it is clearly not the best; the best and the reference are
+        settled together when the others are and their own difference is clear at four seeds or more.
+        """
+        if len(self._found.get(arm.name, [])) < 2:
+            return False
+        if not self._is_knowledge(arm):
+            return self._clear(arm.name, "same recipe") and len(self._found[arm.name]) >= 3
+        best = self._best()
+        if best is None or arm.name in (best.name, "same recipe"):
+            enough = len(self._found[arm.name]) >= 4
+            return enough and best is not None and self._clear(best.name, "same recipe")
+        return self._clear(best.name, arm.name)
+
+    def _clear(self, first: str, second: str) -> bool:
+        """Whether the paired difference of two arms excludes zero."""
+        pairs = list(zip(self._found.get(first, []), self._found.get(second, []), strict=False))
+        if first == second or len(pairs) < 2:
+            return False
+        interval = paired([a.contributions - b.contributions for a, b in pairs], LEVEL)
+        return interval.low > 0 or interval.high < 0
+
+    def _record(self, arm: Control) -> ControlRun:
+        trainings = self._found[arm.name]
+        return ControlRun(
+            name=arm.name,
+            question=arm.question,
+            path=arm.path,
+            recipe=arm.recipe,
+            fraction=arm.fraction,
+            seeds=tuple(training.seed for training in trainings),
+            scores=np.array([training.score for training in trainings]),
+            contributions=np.stack([training.contributions for training in trainings]),
+            agreement=np.array([training.agreement for training in trainings]),
+            train_agreement=np.array([training.train_agreement for training in trainings]),
+            cost=self._costs[arm.name],
+        )

@@ -1,0 +1,223 @@
+"""distill(): carry a plan out stage by stage, re-measuring after each, and say what it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import nn
+
+from gapkit.comparison import compare
+from gapkit.distiller import predict
+from gapkit.errors import InputError
+from gapkit.losses import names as loss_names
+from gapkit.measurement import Measurements
+from gapkit.outcome import Comparison, Outcome, StageResult, Training
+from gapkit.plans import Knowledge, Phase, Plan, Stage, check_plan
+from gapkit.trainings import Trainings
+
+GENTLE_TEMPERATURE = 1.0
+
+Measure = Callable[[nn.Module, str], Measurements]
+Heard = Callable[[float, float, str], None]
+
+
+class Execution:
+    """One plan being carried out.
+
+    Args:
+        plan: what to do; checked against the family before anything starts.
+        trainings: where models are trained and kept.
+        measure: (model, name) -> Measurements of it against the teacher.
+        before: measurements of the student that fails.
+        replan: asks for the rest of the plan anew after a missed forecast; None when nobody can.
+        heard: called with (trained, to train, what is trained next).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        trainings: Trainings,
+        measure: Measure,
+        before: Measurements,
+        replan: Callable[[StageResult], Plan | None] | None = None,
+        heard: Heard | None = None,
+    ) -> None:
+        family = trainings.family
+        check_plan(
+            plan, family.sizes, family.student, loss_names("response"), trainings.n_checkpoints
+        )
+        for stage in plan.stages:
+            trainings.recipe.changed(stage.recipe)
+        self.plan, self.trainings, self.measure, self.before = plan, trainings, measure, before
+        self.replan, self.heard = replan, heard
+        self.results: list[StageResult] = []
+        self.notes: list[str] = []
+
+    def run(self) -> Outcome:
+        """All stages, what each miss leads to, then the comparisons on test."""
+        waiting = list(self.plan.stages)
+        replanned = False
+        while waiting:
+            stage = waiting.pop(0)
+            result = self._stage(stage)
+            reaction = stage.on_miss if result.missed else ""
+            if reaction == "retry":
+                result = self._retry(stage, result)
+            self.results.append(result)
+            if reaction == "replan" and self.replan is not None and not replanned:
+                replanned = True
+                waiting = self._replanned(result, waiting)
+            if reaction == "stop" and waiting:
+                left = ", ".join(repr(item.name) for item in waiting)
+                self.notes.append(
+                    f"Stopped after {stage.name!r} missed its forecast; left out: {left}."
+                )
+                break
+        return self._outcome()
+
+    def _stage(self, stage: Stage) -> StageResult:
+        sources = [self._key(name) for name in stage.sources]
+        trained = []
+        for number, seed in enumerate(stage.seeds):
+            if self.heard:
+                self.heard(number, len(stage.seeds), f"{stage.name}, seed {seed}")
+            trained.append(self.trainings.stage(stage, seed, sources))
+        return self._result(stage, trained)
+
+    def _result(self, stage: Stage, trained: Sequence[Training]) -> StageResult:
+        kept = int(np.argmax([training.score for training in trained]))
+        mean = float(np.mean([training.score for training in trained]))
+        return StageResult(
+            name=stage.name,
+            size=stage.size,
+            sources=stage.sources,
+            knowledge=stage.learns,
+            trainings=tuple(trained),
+            kept=kept,
+            measurements=self.measure(self.trainings.model(trained[kept]), stage.name),
+            predicted=stage.predicted,
+            missed=stage.predicted is not None and mean < stage.predicted.low,
+        )
+
+    def _key(self, source: str) -> str:
+        if source == "teacher" or source.startswith("checkpoint:"):
+            return source
+        return next(result for result in self.results if result.name == source).training.key
+
+    def _retry(self, stage: Stage, missed: StageResult) -> StageResult:
+        """Once more, gentler: temperature 1. The better of the two on validation is kept."""
+        gentler = stage.with_(phases=tuple(gentle(phase) for phase in stage.phases))
+        if gentler.phases == stage.phases:
+            return missed.with_(
+                reaction="below its forecast; already at temperature 1, not repeated"
+            )
+        again = self._stage(gentler)
+        if again.training.score > missed.training.score:
+            return again.with_(
+                reaction="below its forecast; trained again at temperature 1, which is kept"
+            )
+        return missed.with_(
+            reaction="below its forecast; trained again at temperature 1, no better"
+        )
+
+    def _replanned(self, result: StageResult, waiting: list[Stage]) -> list[Stage]:
+        new = self.replan(result) if self.replan else None
+        if new is None:
+            self.notes.append(f"{result.name!r} missed its forecast; planning anew kept the rest.")
+            return waiting
+        self.notes.append(f"{result.name!r} missed its forecast; the rest was planned anew.")
+        return list(new.stages)
+
+    def _outcome(self) -> Outcome:
+        last = self.results[-1]
+        task = self.trainings.task
+        reached = last.measurements
+        outcome = Outcome(
+            study=self.plan.study,
+            stages=tuple(self.results),
+            score=reached.get(task.score_name, of="student", split="test"),
+            before=self.before.get(task.score_name, of="student", split="test"),
+            teacher=reached.get(task.score_name, of="teacher", split="test"),
+            predicted=self.plan.predicted,
+            comparisons=self._comparisons(last),
+            notes=tuple(self.notes),
+        )
+        outcome._student = self.trainings.model(last.training)
+        return outcome
+
+    def _comparisons(self, last: StageResult) -> tuple[Comparison, ...]:
+        """The kept student against the failing one; this way of training against others, over seeds."""
+        task = self.trainings.task
+        unit = task.unit
+        found = [
+            compare(
+                "the re-distilled student",
+                "the failing student",
+                last.measurements.scores("student", "test")[None],
+                self.before.scores("student", "test")[None],
+                unit,
+            )
+        ]
+        if str(last.size) != str(self.trainings.family.student) or last.reaction.endswith("kept"):
+            return tuple(found)
+        seeds = [training.seed for training in last.trainings]
+        ours = np.stack([self._test(training) for training in last.trainings])
+        fraction = last.training.fraction
+        for name, arm, recipe, length in self._rivals(fraction, bool(last.sources)):
+            rivals = [self.trainings.arm(arm, recipe, seed, length) for seed in seeds]
+            theirs = np.stack([self._test(training) for training in rivals])
+            found.append(compare("this plan", name, ours, theirs, unit))
+        return tuple(found)
+
+    def _rivals(self, fraction: float, taught: bool) -> list[tuple[str, tuple, str, float]]:
+        """What the plan is held against with the same seeds: scratch as long, scratch and the failing recipe."""
+        family, recipe = self.trainings.family, self.trainings.recipe_name
+        scratch = (family.student,)
+        direct = (self.trainings.source("teacher").path[0], family.student)
+        rivals: list[tuple[str, tuple, str, float]] = []
+        if taught:
+            rivals.append(("from scratch, trained as long", scratch, "scratch", fraction))
+        if fraction != 1.0:
+            rivals.append(("from scratch by the study's recipe", scratch, "scratch", 1.0))
+        if recipe != "scratch":
+            rivals.append((f"the failing recipe ({recipe})", direct, recipe, 1.0))
+        return rivals
+
+    def _test(self, training: Training) -> np.ndarray:
+        model = self.trainings.model(training).to(self.trainings.device)
+        targets = self.trainings.data.targets("test")
+        if targets is None:
+            raise InputError("Expected targets on test but the data gives none")
+        outputs = predict(
+            model, self.trainings.data, "test", self.trainings.task, self.trainings.device
+        )
+        return self.trainings.task.contributions(outputs, targets)
+
+
+def gentle(phase: Phase) -> Phase:
+    """The phase with every response at temperature 1."""
+
+    def milder(part: Knowledge) -> Knowledge:
+        return part.with_(temperature=GENTLE_TEMPERATURE) if part.kind == "response" else part
+
+    return phase.with_(knowledge=tuple(milder(part) for part in phase.knowledge))
+
+
+def distill(
+    plan: Plan,
+    trainings: Trainings,
+    measure: Measure,
+    before: Measurements,
+    replan: Callable[[StageResult], Plan | None] | None = None,
+    heard: Heard | None = None,
+) -> Outcome:
+    """Carry a plan out, measuring after every stage; see Execution for the arguments.
+
+    Seeds and reactions are chosen on validation; test only measures. Work that was finished before
+    (the search's, or an interrupted call's) is taken over.
+
+    Raises:
+        InputError: when the plan does not fit the family, before anything is trained.
+    """
+    return Execution(plan, trainings, measure, before, replan, heard).run()

@@ -1,0 +1,93 @@
+"""Progress: a bar with the time left in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+QUIET_SECONDS = 10.0
+VERBS = {
+    "prepare": "preparing",
+    "measure": "measuring",
+    "diagnose": "diagnosing",
+    "plan": "planning",
+    "distill": "distilling",
+}
+
+
+class Progress:
+    """Hears (phase, done, total, what) from a Study and shows it on standard error."""
+
+    def __init__(self) -> None:
+        self._phase, self._start, self._said, self._what = "", 0.0, 0.0, ""
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description:<11}"),
+                BarColumn(bar_width=18),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[what]}", table_column=_narrow()),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._finish()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, phase: str, done: float, total: float, what: str) -> None:
+        """Show how far a phase is; a new phase closes the one before it."""
+        if phase != self._phase:
+            self._finish()
+            self._phase, self._start, self._said, self._what = phase, time.monotonic(), 0.0, ""
+            if self._bar is not None:
+                self._task = self._bar.add_task(VERBS.get(phase, phase), total=total, what=what)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, what=what)
+        elif what != self._what and time.monotonic() - self._said > (
+            QUIET_SECONDS if self._said else -1
+        ):
+            left = _left(time.monotonic() - self._start, done, total)
+            print(f"{VERBS.get(phase, phase)}: {what}{left}", file=sys.stderr, flush=True)
+            self._said, self._what = time.monotonic(), what
+
+    def _finish(self) -> None:
+        if not self._phase:
+            return
+        seconds = time.monotonic() - self._start
+        text = f"{VERBS.get(self._phase, self._phase)}: done in {seconds:.0f} s"
+        if self._bar is not None:
+            self._bar.remove_task(self._task)
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+        self._phase = ""
+
+
+def _left(elapsed: float, done: float, total: float) -> str:
+    if done <= 0 or elapsed < 1:
+        return ""
+    return f" (about {max(0.0, elapsed * (total - done) / done):.0f} s left)"
+
+
+def _narrow() -> Any:
+    from rich.table import Column
+
+    return Column(no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,278 @@
+"""plan(): search with the planner under a budget, then propose the stages that pay."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from gapkit.family import Size
+from gapkit.gap import ControlRun, Gap
+from gapkit.planner import Choice, Planner, Trial
+from gapkit.plans import Alternative, Cost, Knowledge, Phase, Plan, Stage
+from gapkit.prices import Prices
+from gapkit.record import Record
+
+FRACTIONS = (1.0, 2.0, 4.0)
+N_SEEDS = 3
+
+
+class TrialRow(Record):
+    """One line of the search's history: a trial or a control, what was expected of it, what came."""
+
+    path: tuple[Size, ...]
+    recipe: str
+    seed: int
+    fraction: float
+    origin: Literal["control", "search"]
+    cost: float
+    expected: float
+    score: float
+
+
+class History(Record):
+    """Every trial of a search, in order."""
+
+    rows: tuple[TrialRow, ...] = Field(default=())
+
+    def csv(self) -> str:
+        """The table as CSV, one line a trial."""
+        out = io.StringIO()
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(TrialRow.model_fields)
+        for row in self.rows:
+            path = " > ".join(map(str, row.path))
+            table.writerow(
+                [path, *(getattr(row, name) for name in list(TrialRow.model_fields)[1:])]
+            )
+        return out.getvalue()
+
+
+def plan(
+    train: Callable[[Trial], float],
+    *,
+    study: str,
+    sizes: Sequence[Size],
+    prices: Prices,
+    knowledge: Mapping[str, tuple[Knowledge, ...]],
+    budget: float,
+    teacher_score: float,
+    epochs: int,
+    fractions: Sequence[float] = FRACTIONS,
+    gap: Gap | None = None,
+    known: Sequence[TrialRow] = (),
+    seed: int = 0,
+    n_seeds: int = N_SEEDS,
+    heard: Callable[[float, float, str], None] | None = None,
+) -> tuple[Plan, History]:
+    """Search for the path and knowledge that score best, and write it down as stages.
+
+    Args:
+        train: trial -> validation score; called within the budget only.
+        study: its name.
+        sizes: teacher first, student last.
+        prices: what each size costs.
+        knowledge: name -> knowledge that may be taught.
+        budget: student trainings the search may spend; 0 chooses from what is known.
+        teacher_score: on validation.
+        epochs: of a full training.
+        fractions: lengths that compete, in full trainings.
+        gap: the diagnosis; its controls are the planner's first data, without charge.
+        known: rows of an earlier search, without charge.
+        seed: of the search, and the first seed of the plan's stages.
+        n_seeds: how often each chosen stage that ends at the student is trained.
+        heard: called with (spent, budget, what is trained next).
+
+    Returns:
+        The plan, and the history of the search.
+    """
+    planner = make_planner(
+        sizes, prices, knowledge, budget, teacher_score, fractions=fractions, seed=seed
+    )
+    rows = tell(planner, [*control_rows(() if gap is None else gap.controls), *known])
+    while budget > 0 and (trial := planner.ask()) is not None:
+        expected = _expected(planner, trial)
+        cost = prices.trainings(trial.path[-1], trial.fraction)
+        if heard:
+            heard(planner.spent - cost, budget, _words(trial))
+        score = train(trial)
+        planner.tell(trial, score)
+        rows.append(
+            TrialRow(
+                path=trial.path,
+                recipe=trial.recipe,
+                seed=trial.seed,
+                fraction=trial.fraction,
+                origin="search",
+                cost=cost,
+                expected=expected,
+                score=score,
+            )
+        )
+    search = _total(prices, [row for row in rows if row.origin == "search"])
+    proposal = propose(
+        planner.choose(),
+        study=study,
+        prices=prices,
+        knowledge=knowledge,
+        epochs=epochs,
+        answers=() if gap is None else tuple(finding.cause for finding in gap.findings),
+        seeds=tuple(range(seed, seed + n_seeds)),
+    )
+    return proposal.with_(search_cost=search), History(rows=tuple(rows))
+
+
+def make_planner(
+    sizes: Sequence[Size],
+    prices: Prices,
+    knowledge: Mapping[str, tuple[Knowledge, ...]],
+    budget: float,
+    teacher_score: float,
+    *,
+    fractions: Sequence[float],
+    seed: int,
+) -> Planner:
+    """The planner of a family: scratch is always among its arms."""
+    cost = {size: prices.trainings(size) for size in sizes[1:]}
+    unit = cost[sizes[-1]]
+    return Planner(
+        sizes=sizes,
+        cost={size: price / unit for size, price in cost.items()},
+        recipes=[name for name in knowledge if name != "scratch"],
+        budget=max(budget, 1.0),
+        teacher_score=teacher_score,
+        fractions=fractions,
+        seed=seed,
+    )
+
+
+def control_rows(controls: Sequence[ControlRun]) -> list[TrialRow]:
+    """A diagnosis' controls as rows of the history."""
+    return [
+        TrialRow(
+            path=run.path,
+            recipe=run.recipe,
+            seed=seed,
+            fraction=run.fraction,
+            origin="control",
+            cost=0.0,
+            expected=float("nan"),
+            score=float(score),
+        )
+        for run in controls
+        for seed, score in zip(run.seeds, run.scores, strict=True)
+    ]
+
+
+def tell(planner: Planner, rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Hand known scores to the planner, without charge; returns the rows that it has a path for.
+
+    A teacher-sized student is no step towards the student: its rows are passed over.
+    """
+    told = []
+    for row in rows:
+        if len(set(row.path)) == len(row.path):
+            planner.tell(Trial(row.path, row.recipe, row.seed, row.fraction), row.score)
+            told.append(row)
+    return told
+
+
+def propose(
+    choice: Choice,
+    *,
+    study: str,
+    prices: Prices,
+    knowledge: Mapping[str, tuple[Knowledge, ...]],
+    epochs: int,
+    answers: Sequence[str],
+    seeds: tuple[int, ...],
+) -> Plan:
+    """The planner's choice as stages: assistants once, the student with every seed."""
+    sizes = choice.path if choice.recipe == "scratch" else choice.path[1:]
+    changes = {} if choice.fraction == 1.0 else {"epochs": max(1, round(epochs * choice.fraction))}
+    stages: list[Stage] = []
+    for position, size in enumerate(sizes):
+        last = position == len(sizes) - 1
+        source = "teacher" if not stages else stages[-1].name
+        stages.append(
+            Stage(
+                name="student" if last else f"assistant {size}",
+                size=size,
+                sources=() if choice.recipe == "scratch" else (source,),
+                recipe=changes,
+                phases=(Phase(knowledge=knowledge[choice.recipe]),),
+                seeds=seeds if last else seeds[:1],
+                on_miss="retry" if last else "replan",
+                predicted=choice.predicted_run if last else None,
+            )
+        )
+    direct = [arm for arm in choice.alternatives if len(arm.path) <= 2]
+    return Plan(
+        study=study,
+        stages=tuple(stages),
+        predicted=choice.predicted,
+        predicted_run=choice.predicted_run,
+        cost=carry_out_cost(stages, prices, epochs),
+        alternatives=choice.alternatives,
+        reasons=_reasons(choice, direct),
+        answers=tuple(answers),
+        assistant_pays=choice.assistant_pays,
+        claim=choice.reason,
+    )
+
+
+def carry_out_cost(stages: Sequence[Stage], prices: Prices, epochs: int) -> Cost:
+    """What the stages cost, and the scratch twins that the last one is compared with."""
+    total = Cost()
+    for stage in stages:
+        fraction = float(stage.recipe.get("epochs", epochs)) / epochs
+        total += prices.of(stage.size, fraction).times(len(stage.seeds))
+    last = stages[-1]
+    if last.sources:
+        fraction = float(last.recipe.get("epochs", epochs)) / epochs
+        total += prices.of(last.size, fraction).times(len(last.seeds))
+    return total
+
+
+def _reasons(choice: Choice, direct: Sequence[Alternative]) -> tuple[str, ...]:
+    """Why this plan, in lines of plain words."""
+    if choice.tried:
+        tried = f"Its arm was run {choice.n_runs} time(s) in the search and the controls."
+    else:
+        tried = "Its arm itself was not run: the forecast carries it over from its neighbors."
+    lines = [choice.reason, tried]
+    if not choice.assistant_pays:
+        shown = (
+            "no assistant is proposed"
+            if len(choice.path) <= 2
+            else "the assistant is not claimed to pay"
+        )
+        lines.append(
+            f"No assistant beats the best of {len(direct)} single hops beyond noise: {shown}."
+        )
+    return tuple(line for line in lines if line)
+
+
+def _expected(planner: Planner, trial: Trial) -> float:
+    from gapkit.forecast import Arm
+
+    forecast = planner.forecast(trial.path[-1])
+    if not forecast.runs:
+        return float("nan")
+    return forecast.true_mean(Arm(trial.path, trial.recipe, trial.fraction)).value
+
+
+def _total(prices: Prices, rows: Sequence[TrialRow]) -> Cost:
+    total = Cost()
+    for row in rows:
+        total += prices.of(row.path[-1], row.fraction)
+    return total
+
+
+def _words(trial: Trial) -> str:
+    path = " → ".join(map(str, trial.path))
+    length = "" if trial.fraction == 1.0 else f", {trial.fraction:g}× epochs"
+    return f"{path} by {trial.recipe}{length}, seed {trial.seed}"

@@ -1,0 +1,146 @@
+"""Quote: what the work will cost, said before any of it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from gapkit.family import activation_bytes, count_flops, count_parameters
+from gapkit.guest import call, guest, moved
+from gapkit.plans import Cost, Plan
+from gapkit.prices import Prices, measure_prices
+from gapkit.record import Record
+from gapkit.study import Study
+
+STEPS = ("measure", "diagnose", "plan", "distill", "report")
+REPORT_SECONDS = 8.0  # drawing and typesetting hardly depend on the study
+
+
+class Line(Record):
+    """One piece of work: its cost, and whether that is a ceiling or an estimate."""
+
+    name: str
+    what: str
+    cost: Cost
+
+
+class Quote(Record):
+    """The work of some steps, line by line, and its sum."""
+
+    study: str
+    device: str
+    lines: tuple[Line, ...] = Field(default=())
+
+    @property
+    def total(self) -> Cost:
+        """All lines together: trainings, FLOPs and seconds add up, memory is the largest."""
+        total = Cost()
+        for line in self.lines:
+            total += line.cost
+        return total
+
+    def __str__(self) -> str:
+        heads = ("work", "student trainings", "FLOPs", "time", "memory")
+        rows = [_cells(line.name, line.cost) for line in self.lines] + [_cells("total", self.total)]
+        widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths))
+            for row in [heads, *rows]
+        ]
+        unit = self.lines[0].cost.unit_from if self.lines else "seconds"
+        notes = [f"  {line.name}: {line.what}" for line in self.lines if line.what]
+        return "\n".join(
+            [
+                f"Work for {self.study} on {self.device}; one student training is the unit ({unit}).",
+                *table,
+                *notes,
+            ]
+        )
+
+
+def quote(
+    study: Study, steps: Sequence[str] = STEPS, diagnose_budget: float = 8, plan_budget: float = 10
+) -> Quote:
+    """Price the steps from a short warm-up; trains nothing and writes nothing."""
+    prices = _prices(study)
+    unit = prices.of(study.family.student)
+    lines = []
+    teacher_given = study.has_teacher
+    if not teacher_given and study.family.teacher is not None:
+        what = "trained on labels, unless the run folder has it"
+        lines.append(Line(name="teacher", what=what, cost=prices.of(study.family.teacher)))
+    if not study.has_student:
+        lines.append(Line(name="student", what="the first one, unless it is there", cost=unit))
+    if "measure" in steps:
+        lines.append(Line(name="measure", what="", cost=_measuring(study, prices)))
+    if "diagnose" in steps:
+        cost = unit.times(diagnose_budget)
+        lines.append(Line(name="diagnose", what="at most; stops early when clear", cost=cost))
+    if "plan" in steps:
+        lines.append(Line(name="plan", what="at most", cost=unit.times(plan_budget)))
+    if "distill" in steps:
+        lines.append(_distilling(study, prices))
+    if "report" in steps:
+        lines.append(Line(name="report", what="", cost=Cost(seconds=REPORT_SECONDS)))
+    return Quote(study=study.name, device=str(study.device), lines=tuple(lines))
+
+
+def _prices(study: Study) -> Prices:
+    """The run folder's prices when it has them, else measured now with a teacher of the right size."""
+    if study.run.path("prices.json").exists():
+        found = study.run.load("prices", Prices)
+        if found is not None:
+            return found
+    teacher = study.teacher_model_for_pricing
+    return measure_prices(
+        study.task, study.data, study.family, study.recipe, teacher, str(study.device)
+    )
+
+
+def _measuring(study: Study, prices: Prices) -> Cost:
+    """One pass over all splits with teacher, student and untrained student, then the probes."""
+    teacher = study.teacher_model_for_pricing
+    student = study.family.fresh(study.family.student, 0).to(study.device)
+    batch = next(iter(study.data.batches("validation", 64)))
+    n = sum(study.data.size(split) for split in ("train", "validation", "test"))
+    raw = moved(batch.raw, study.device)
+    seconds, flops, memory = 0.0, 0.0, 0
+    for model, view, copies in (
+        (teacher, study.data.teacher_view(raw), 1),
+        (student, study.data.student_view(raw), 2),
+    ):
+        with guest(model), torch.no_grad():
+            call(model, view)
+            start = time.perf_counter()
+            call(model, view)
+            seconds += copies * (time.perf_counter() - start) / len(batch.positions) * n
+        flops += copies * count_flops(model, view) / len(batch.positions) * n
+        memory += 4 * count_parameters(model) + activation_bytes(model, view)
+    return Cost(flops=flops, seconds=seconds + 5.0, memory_bytes=memory)
+
+
+def _distilling(study: Study, prices: Prices) -> Line:
+    from gapkit.proposal import FRACTIONS, N_SEEDS, carry_out_cost
+
+    plan = study.run.load("plan", Plan) if study.run.path("plan.json").exists() else None
+    if plan is not None:
+        cost = carry_out_cost(plan.stages, prices, study.recipe.epochs)
+        return Line(
+            name="distill", what="the plan in the run folder, with its scratch twins", cost=cost
+        )
+    longest = float(np.max(FRACTIONS))
+    cost = prices.of(study.family.student, longest).times(2 * N_SEEDS)
+    what = f"if a {longest:g}-fold longer single hop is chosen, {N_SEEDS} seeds and their scratch twins"
+    return Line(name="distill", what=what, cost=cost)
+
+
+def _cells(name: str, cost: Cost) -> tuple[str, ...]:
+    trainings = f"{cost.student_trainings:.1f}" if cost.student_trainings else "-"
+    flops = f"{cost.flops:.1e}" if cost.flops else "-"
+    minutes = f"{cost.seconds / 60:.1f} min" if cost.seconds >= 90 else f"{cost.seconds:.0f} s"
+    memory = f"{cost.memory_bytes / 2**20:,.0f} MiB" if cost.memory_bytes else "-"
+    return name, trainings, flops, minutes, memory

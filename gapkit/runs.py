@@ -1,0 +1,231 @@
+"""The run folder: atomic writes, JSON with arrays beside it, a manifest, one user at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from gapkit import __version__
+from gapkit.errors import InputError
+from gapkit.record import Record
+
+FORMAT = 1
+HEADER = "gapkit"
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "lightning-fabric", "pydantic")
+
+R = TypeVar("R", bound=Record)
+
+
+class Run:
+    """One study's folder. Everything in it is JSON, safetensors, or a checkpoint of plain tensors.
+
+    >>> import tempfile
+    >>> from gapkit.plans import Cost
+    >>> run = Run(tempfile.mkdtemp())
+    >>> run.open({"study": "digits"})
+    >>> run.save("cost", Cost(seconds=2.0), request={"budget": 8})
+    >>> run.load("cost", Cost, request={"budget": 8}).seconds
+    2.0
+    >>> run.load("cost", Cost, request={"budget": 9}) is None
+    True
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest: dict[str, Any] = {}
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the folder; leaving it is an error."""
+        path = self.folder.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(f"Expected a path inside the run folder but got {'/'.join(parts)!r}")
+        return path
+
+    def open(self, identity: Mapping[str, str]) -> None:
+        """Create the folder, or check that it belongs to this study and this version can read it.
+
+        Args:
+            identity: what makes the study itself, word by word (name, data, weights, recipe ...).
+
+        Raises:
+            InputError: for another study's folder, a newer version's, or one with a broken manifest.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.path("manifest.json")
+        if path.exists():
+            self.manifest = _read_json(path)
+            self._check(dict(identity))
+            return
+        strangers = [item.name for item in self.folder.iterdir() if item.name != ".lock"]
+        if strangers:
+            raise InputError(
+                f"Expected an empty or a gapkit run folder but {self.folder} holds "
+                f"{', '.join(sorted(strangers)[:3])} and no manifest.json"
+            )
+        self.manifest = {
+            "format": FORMAT,
+            "gapkit": __version__,
+            "python": platform.python_version(),
+            "versions": {name: _version(name) for name in LIBRARIES},
+            "identity": dict(identity),
+        }
+        write(path, json.dumps(self.manifest, indent=2, ensure_ascii=False).encode())
+
+    def _check(self, identity: dict[str, str]) -> None:
+        found = self.manifest.get("format")
+        if not isinstance(found, int) or "identity" not in self.manifest:
+            raise InputError(f"Expected a gapkit manifest in {self.folder} but got something else")
+        if found > FORMAT:
+            raise InputError(
+                f"Expected a run folder of format {FORMAT} or older but {self.folder} has format {found}, "
+                f"written by gapkit {self.manifest.get('gapkit')}; this is gapkit {__version__}"
+            )
+        theirs = self.manifest["identity"]
+        differ = [key for key in identity if theirs.get(key) != identity[key]]
+        if differ:
+            shown = "; ".join(
+                f"{key} was {_short(theirs.get(key))}, is {_short(identity[key])}" for key in differ
+            )
+            raise InputError(
+                f"Expected a run folder of this study but {self.folder} belongs to another ({shown}); "
+                "choose another --out"
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; a second process is refused."""
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"Expected a free run folder but {self.folder} is in use by another process"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save(self, name: str, record: Record, request: Mapping[str, Any] | None = None) -> None:
+        """Write a record as NAME.json, its arrays beside it; readers see the old or the new one whole."""
+        from safetensors.numpy import save
+
+        arrays: dict[str, Any] = {}
+        body = json.loads(record.model_dump_json(context={"arrays": arrays}))
+        blob = save(arrays) if arrays else b""
+        digest = hashlib.sha256(blob).hexdigest()
+        beside = f"{Path(name).name}-{digest[:12]}.safetensors" if arrays else ""
+        header = {
+            "format": FORMAT,
+            "type": type(record).__name__,
+            "request": dict(request or {}),
+            "arrays": beside,
+            "sha256": digest if arrays else "",
+        }
+        target = self.path(f"{name}.json")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if arrays:
+            write(target.parent / beside, blob)
+        write(target, json.dumps({HEADER: header} | body, indent=2, ensure_ascii=False).encode())
+        for stale in target.parent.glob(f"{target.stem}-*.safetensors"):
+            if stale.name != beside and len(stale.stem) == len(target.stem) + 13:
+                stale.unlink(missing_ok=True)
+
+    def load(self, name: str, kind: type[R], request: Mapping[str, Any] | None = None) -> R | None:
+        """Read a record back; None when there is none, or when it answers another request.
+
+        Raises:
+            InputError: when the file is cut off, its arrays are gone or changed, or a field is wrong.
+        """
+        path = self.path(f"{name}.json")
+        if not path.exists():
+            return None
+        body = _read_json(path)
+        header = body.pop(HEADER, {})
+        if (
+            request is not None
+            and header
+            and header.get("request") != json.loads(json.dumps(dict(request)))
+        ):
+            return None
+        arrays = self._arrays(path, header)
+        try:
+            return kind.model_validate(body, context={"arrays": arrays})
+        except ValidationError as error:
+            raise InputError(
+                f"Expected {path} to hold a {kind.__name__} but {describe(error)}"
+            ) from None
+
+    def _arrays(self, path: Path, header: dict[str, Any]) -> dict[str, Any]:
+        from safetensors.numpy import load
+
+        if not header.get("arrays"):
+            return {}
+        beside = self.path(str(path.parent.relative_to(self.folder)), str(header["arrays"]))
+        blob = beside.read_bytes() if beside.exists() else b""
+        if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
+            raise InputError(
+                f"Expected {beside} to hold the arrays of {path.name} but it is missing or changed; delete {path} to have it made again"
+            )
+        return load(blob)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; on a full disk the old one stays."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        half.write_bytes(content)
+        os.replace(half, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)
+        raise
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error in one line: where, what was expected, what came."""
+    parts = []
+    for item in error.errors(include_url=False)[:5]:
+        where = ".".join(str(part) for part in item["loc"])
+        came = item.get("input")
+        got = "" if isinstance(came, (dict, list)) or "got" in item["msg"] else f", got {came!r}"
+        parts.append(
+            f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}{got}"
+        )
+    return "; ".join(parts)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"Expected complete JSON in {path} but it cannot be read ({error}); delete it to have it made again"
+        ) from None
+    if not isinstance(value, dict):
+        raise InputError(f"Expected a JSON object in {path} but got {type(value).__name__}")
+    return value
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "…"

@@ -1,0 +1,468 @@
+"""Study: teacher, student, data, family, recipe and folder; the verbs, and what they leave behind."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gapkit import losses
+from gapkit.controls import Controls, standard_controls
+from gapkit.data import Data
+from gapkit.diagnosis import diagnose
+from gapkit.errors import InputError
+from gapkit.execution import Execution
+from gapkit.family import Family, Size
+from gapkit.gap import Gap
+from gapkit.measurement import Measurements
+from gapkit.outcome import Outcome, StageResult, Training
+from gapkit.planner import Trial
+from gapkit.plans import KNOWLEDGE, Knowledge, Plan
+from gapkit.prices import Prices, measure_prices
+from gapkit.proposal import FRACTIONS, History, TrialRow, plan
+from gapkit.recipe import Recipe
+from gapkit.runs import Run, write
+from gapkit.task import Task
+from gapkit.trainings import Trainings
+
+Heard = Callable[[str, float, float, str], None]
+
+
+class Study:
+    """One teacher, one student that disappoints, and everything gapkit finds out about them.
+
+    Every verb writes its result to the run folder and takes from it what is there already, so that a
+    study can be interrupted, continued, or opened on another machine.
+
+    Args:
+        name: of the study and its default folder, runs/NAME.
+        task: what outputs mean, for example gapkit.Classification().
+        data: splits and views.
+        family: size -> fresh model.
+        recipe: how the user trains.
+        teacher: the trained teacher; None: the family's teacher size is trained on labels.
+        student: the trained student that disappoints; None: gapkit distils it by `recipe.knowledge`.
+        student_history: scores by epoch of the user's own training, shown beside gapkit's.
+        teacher_checkpoints: earlier states of the teacher (state dicts, or paths to safetensors or
+            weights-only files), oldest first; a plan may name them as sources.
+        teacher_score: what the user believes the teacher scores.
+        layers: None (chosen well), names or globs for both, or {"teacher": [...], "student": [...]}.
+        device: where everything runs; None: CUDA when there is one, else CPU. `device` says which.
+        seed: of splits carved, models trained and everything random.
+        out: the run folder.
+
+    Raises:
+        InputError: all that does not fit, in one line.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        task: Task,
+        data: Data,
+        family: Family,
+        recipe: Recipe,
+        teacher: nn.Module | None = None,
+        student: nn.Module | None = None,
+        student_history: Sequence[float] | None = None,
+        teacher_checkpoints: Sequence[Any] | None = None,
+        teacher_score: float | None = None,
+        layers: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        device: str | torch.device | None = None,
+        seed: int = 0,
+        out: str | Path | None = None,
+    ) -> None:
+        wanted = {"data": (data, Data), "family": (family, Family), "recipe": (recipe, Recipe)}
+        wrong = [
+            f"{key} a gapkit.{kind.__name__} but got {type(value).__name__}"
+            for key, (value, kind) in wanted.items()
+            if not isinstance(value, kind)
+        ]
+        if not isinstance(task, Task):
+            wrong.append(
+                f"task a task such as gapkit.Classification() but got {type(task).__name__}"
+            )
+        for key, model in (("teacher", teacher), ("student", student)):
+            if model is not None and not isinstance(model, nn.Module):
+                wrong.append(f"{key} a trained nn.Module or None but got {type(model).__name__}")
+        if not name or not isinstance(name, str) or "/" in name or name.startswith("."):
+            wrong.append(f"name a word that can name a folder but got {name!r}")
+        if not wrong and teacher is None and family.teacher is None:
+            wrong.append("a teacher, or a family with a teacher size to train, but got neither")
+        if wrong:
+            raise InputError(f"Expected {'; expected '.join(wrong)}")
+        self.name, self.task, self.data, self.family = name, task, data, family
+        self.recipe, self.layers, self.seed = recipe, layers, seed
+        self.student_history = tuple(student_history or ())
+        self.teacher_score = teacher_score
+        self._teacher, self._student = teacher, student
+        self._checkpoints = tuple(teacher_checkpoints or ())
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.run = Run(out if out is not None else Path("runs") / name)
+        self.heard: Heard | None = None
+        self.outcome: Outcome | None = None
+
+    @cached_property
+    def knowledge(self) -> dict[str, tuple[Knowledge, ...]]:
+        """Name -> knowledge of all arms: the standard ones and the recipe's own."""
+        own = self.recipe.knowledge
+        if isinstance(own, str):
+            return dict(KNOWLEDGE)
+        if callable(own):
+            name = getattr(own, "__name__", "own")
+            if name not in losses.names():
+                losses.register(name, own)
+            own = (Knowledge(kind="response", loss=name),)
+        return {"own": tuple(own)} | KNOWLEDGE
+
+    @property
+    def recipe_name(self) -> str:
+        """The name of the failing student's own knowledge."""
+        return self.recipe.knowledge if isinstance(self.recipe.knowledge, str) else "own"
+
+    @cached_property
+    def trainings(self) -> Trainings:
+        """Everything trained for this study; opens the run folder, trains a teacher when none is given."""
+        self.run.open(self._identity())
+        trainings = Trainings(
+            self.task,
+            self.data,
+            self.family,
+            self.recipe,
+            self.run,
+            knowledge=self.knowledge,
+            recipe_name=self.recipe_name,
+            device=self.device,
+        )
+        teacher = self._teacher
+        if teacher is None:
+            trainings.tick = self._ticks("prepare", 0, 1, f"teacher of size {self.family.teacher}")
+            training = trainings.arm((self._teacher_size,), "scratch", self.seed)
+            teacher = trainings.model(training)
+        self._teacher = teacher
+        trainings.lend("teacher", on_device(teacher, self.device))
+        for position, state in enumerate(self._checkpoints):
+            trainings.lend(f"checkpoint:{position}", self._earlier(teacher, state, position))
+        trainings.tick = None
+        return trainings
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a trained teacher was given (or is trained by now)."""
+        return self._teacher is not None
+
+    @property
+    def has_student(self) -> bool:
+        """Whether a trained student was given (or is trained by now)."""
+        return self._student is not None
+
+    @property
+    def teacher_model_for_pricing(self) -> nn.Module:
+        """The teacher, or an untrained one of its size: costs do not depend on the weights."""
+        model = self._teacher
+        if model is None:
+            model = self.family.fresh(self._teacher_size, self.seed)
+        return on_device(model, self.device)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The teacher, trained first when none was given."""
+        return self.trainings.source("teacher").model
+
+    @property
+    def student(self) -> nn.Module:
+        """The student that disappoints, distilled first when none was given."""
+        trainings = self.trainings
+        if self._student is None:
+            trainings.tick = self._ticks("prepare", 0, 1, f"student of size {self.family.student}")
+            self._student = trainings.model(self._same_recipe(self.seed))
+            trainings.tick = None
+        trainings.student = self._student
+        return self._student
+
+    @property
+    def _teacher_size(self) -> Size:
+        return self.family.teacher if self.family.teacher is not None else "teacher"
+
+    def _same_recipe(self, seed: int) -> Training:
+        name = self.recipe_name
+        path = (
+            (self.family.student,)
+            if name == "scratch"
+            else (self._teacher_size, self.family.student)
+        )
+        return self.trainings.arm(path, name, seed)
+
+    def measure(self) -> Measurements:
+        """Measure teacher, student and an untrained student on every split."""
+        teacher, student = self.teacher, self.student
+        request = {"layers": repr(self.layers)}
+        found = self.run.load("measurements", Measurements, request)
+        if found is None:
+            found = self._survey(
+                student, self.name, self.family.fresh(self.family.student, self.seed)
+            )
+            self.run.save("measurements", found, request)
+        del teacher
+        return found
+
+    def _survey(
+        self, model: nn.Module, name: str, untrained: nn.Module | None = None
+    ) -> Measurements:
+        from gapkit.probes.survey import measure
+
+        return measure(
+            study=name,
+            task=self.task,
+            data=self.data,
+            teacher=self.teacher,
+            student=on_device(model, self.device),
+            untrained=untrained,
+            layers=self.layers,
+            device=self.device,
+            seed=self.seed,
+            progress=lambda phase, done, total: self._hear("measure", done, total, phase),
+        )
+
+    def diagnose(self, controls: bool = True, budget: float = 8) -> Gap:
+        """Name the cause; with controls, trainings for up to `budget` student trainings tell causes apart."""
+        measurements = self.measure()
+        request = {"controls": controls, "budget": budget if controls else 0}
+        found = self.run.load("gap", Gap, request)
+        if found is not None:
+            return found
+        runner = self._controls(budget if controls else 0)
+        runs = runner.run() if controls else ()
+        gap = diagnose(
+            measurements,
+            runs,
+            score_name=self.task.score_name,
+            unit=self.task.unit,
+            teacher_score=self.teacher_score,
+            budget=budget if controls else 0,
+            notes=runner.notes,
+        )
+        self.run.save("gap", gap, request)
+        return gap
+
+    def _controls(self, budget: float) -> Controls:
+        def train(path: tuple[Size, ...], recipe: str, seed: int, fraction: float) -> Training:
+            return self.trainings.arm(path, recipe, seed, fraction)
+
+        return Controls(
+            standard_controls(self.family, self.recipe_name, self.knowledge),
+            train,
+            self._price,
+            budget,
+            first_seed=self.seed,
+            heard=lambda spent, total, what: self._train_heard("diagnose", spent, total, what),
+        )
+
+    def _price(self, path: tuple[Size, ...], recipe: str, seed: int, fraction: float) -> float:
+        """What an arm would cost now: nothing when it is there, its missing prefix with it else."""
+        if self.trainings.done(path, recipe, seed, fraction) is not None:
+            return 0.0
+        cost = self.prices.trainings(path[-1], fraction)
+        return cost + (self._price(path[:-1], recipe, seed, fraction) if len(path) > 2 else 0.0)
+
+    @cached_property
+    def prices(self) -> Prices:
+        """Measured once, kept in the run folder: the unit of every budget."""
+        teacher = self.teacher
+        found = self.run.load("prices", Prices)
+        if found is None:
+            found = measure_prices(
+                self.task, self.data, self.family, self.recipe, teacher, str(self.device)
+            )
+            self.run.save("prices", found)
+        return found
+
+    def plan(self, budget: float = 10, fractions: Sequence[float] = FRACTIONS) -> Plan:
+        """Propose stages: search for up to `budget` student trainings, then choose."""
+        request = {"budget": budget, "fractions": list(fractions)}
+        found = self.run.load("plan", Plan, request)
+        if found is not None:
+            return found
+        self.measure()
+        gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
+        return self._search(gap, budget, fractions, request)
+
+    def _search(
+        self,
+        gap: Gap,
+        budget: float,
+        fractions: Sequence[float],
+        request: Mapping[str, Any],
+        known: Sequence[TrialRow] = (),
+    ) -> Plan:
+        def train(trial: Trial) -> float:
+            return self.trainings.arm(trial.path, trial.recipe, trial.seed, trial.fraction).score
+
+        proposal, history = plan(
+            train,
+            study=self.name,
+            sizes=self._path_sizes,
+            prices=self.prices,
+            knowledge=self.knowledge,
+            budget=budget,
+            teacher_score=gap.teacher.value,
+            epochs=self.recipe.epochs,
+            fractions=fractions,
+            gap=gap,
+            known=known,
+            seed=self.seed,
+            heard=lambda spent, total, what: self._train_heard("plan", spent, total, what),
+        )
+        self.run.save("plan", proposal, request)
+        self.run.save("trials", history)
+        write(self.run.path("trials.csv"), history.csv().encode())
+        return proposal
+
+    @property
+    def _path_sizes(self) -> tuple[Size, ...]:
+        return (self._teacher_size, *self.family.assistants, self.family.student)
+
+    def distill(self, plan: Plan | None = None) -> Outcome:
+        """Carry out a plan (default: the run folder's, edited or not), measuring after every stage."""
+        before = self.measure()
+        if plan is None:
+            plan = self.run.load("plan", Plan) or self.plan()
+        request = {"plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest()}
+        found = self.run.load("outcome", Outcome, request)
+        if found is not None:
+            found._student = self.trainings.model(found.stages[-1].training)
+            return found
+        execution = Execution(
+            plan,
+            self.trainings,
+            self._survey,
+            before,
+            self._replan,
+            lambda done, total, what: self._train_heard("distill", done, total, what),
+        )
+        outcome = execution.run()
+        self.run.save("outcome", outcome, request)
+        return outcome
+
+    def _replan(self, missed: StageResult) -> Plan | None:
+        """Choose again from all that is known by now, the miss included, without further search."""
+        gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
+        history = self.run.load("trials", History) or History()
+        fresh = [
+            TrialRow(
+                path=training.path,
+                recipe=training.recipe,
+                seed=training.seed,
+                fraction=training.fraction,
+                origin="search",
+                cost=0.0,
+                expected=math.nan if missed.predicted is None else missed.predicted.value,
+                score=training.score,
+            )
+            for training in missed.trainings
+            if training.recipe in self.knowledge
+        ]
+        searched = [row for row in history.rows if row.origin == "search"]
+        proposal = self._search(gap, 0.0, FRACTIONS, {"after": missed.name}, [*searched, *fresh])
+        return proposal if all(stage.name != missed.name for stage in proposal.stages) else None
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the PDF (or .md) of whatever the run folder holds; default: gap.pdf in it."""
+        from gapkit.reports import write as write_report
+
+        return write_report(
+            self.run.path("gap.pdf") if path is None else path,
+            study=self.name,
+            measurements=self.measure(),
+            gap=self.run.load("gap", Gap),
+            plan=self.run.load("plan", Plan),
+            outcome=self.run.load("outcome", Outcome),
+            manifest=self._manifest(),
+            task_unit=self.task.unit,
+        )
+
+    def _manifest(self) -> dict[str, Any]:
+        versions = self.run.manifest.get("versions", {})
+        return {
+            "seed": self.seed,
+            "folder": str(self.run.folder),
+            "device": str(self.device),
+            "versions": {"gapkit": self.run.manifest.get("gapkit", ""), **versions},
+            "inputs": self.run.manifest.get("identity", {}),
+        }
+
+    def _identity(self) -> dict[str, str]:
+        """What makes this study itself; a folder that says otherwise belongs to another."""
+        sizes = ", ".join(f"{size}: {self.family.parameters(size)}" for size in self.family.sizes)
+        return {
+            "study": self.name,
+            "task": f"{self.task.kind}, {self.task.score_name}",
+            "seed": str(self.seed),
+            "data": self.data.fingerprint(),
+            "family": sizes,
+            "recipe": self.recipe.model_dump_json(),
+            "teacher": "trained here" if self._teacher is None else hash_weights(self._teacher),
+            "student": "trained here" if self._student is None else hash_weights(self._student),
+        }
+
+    def _earlier(self, teacher: nn.Module, state: Any, position: int) -> nn.Module:
+        """A copy of the teacher with an earlier state."""
+        if isinstance(state, (str, Path)):
+            path = Path(state)
+            if path.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
+                state = load_file(path)
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        model = copy.deepcopy(teacher)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            cause = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"Expected teacher checkpoint {position} to fit the teacher but: {cause}"
+            ) from None
+        return on_device(model, self.device)
+
+    def _hear(self, phase: str, done: float, total: float, what: str) -> None:
+        if self.heard:
+            self.heard(phase, done, total, what)
+
+    def _train_heard(self, phase: str, done: float, total: float, what: str) -> None:
+        self._hear(phase, done, total, what)
+        self.trainings.tick = self._ticks(phase, done, total, what)
+
+    def _ticks(self, phase: str, done: float, total: float, what: str) -> Callable[[float], None]:
+        return lambda share: self._hear(phase, min(total, done + share), total, what)
+
+
+def on_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model itself when it is there already, a copy there else: the user's stays where it was."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(
+        tensor.device.type == device.type and device.index in (None, tensor.device.index)
+        for tensor in tensors
+    ):
+        return model
+    return copy.deepcopy(model).to(device)
+
+
+def hash_weights(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of a model's state."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(
+                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
+    return digest.hexdigest()

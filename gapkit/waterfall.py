@@ -1,0 +1,78 @@
+"""The waterfall: a telescoping ladder of scores from the user's student up to the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gapkit.case import SPLIT, Case, Scores
+from gapkit.gap import Cause, ControlRun, Step, Waterfall
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A model, or an arm of several seeds, that the ladder stands on; what reaching it answers."""
+
+    label: str
+    cause: Cause
+    scores: Scores | None
+    looks: int = 1
+
+
+def build_waterfall(case: Case) -> Waterfall:
+    """Student → same recipe → best knowledge and source → longer → teacher-sized → teacher.
+
+    Parts add up to the gap by construction. A rung whose control was not run is left out and its
+    step is merged into the next, which names it.
+    """
+    previous: Scores = case.student
+    steps: list[Step] = []
+    waiting: list[Rung] = []
+    for rung in _ladder(case):
+        if rung.scores is None:
+            waiting.append(rung)
+            continue
+        points = case.difference(rung.label, rung.scores, previous, rung.looks)
+        steps.append(
+            Step(
+                name=" and ".join([*(item.label for item in waiting), rung.label]),
+                cause=waiting[0].cause if waiting else rung.cause,
+                points=points,
+                merged=tuple(item.label for item in waiting),
+            )
+        )
+        previous, waiting = rung.scores, []
+    return Waterfall(
+        start=case.measurements.get(case.score_name, of="student", split=SPLIT),
+        end=case.measurements.get(case.score_name, of="teacher", split=SPLIT),
+        steps=tuple(steps),
+    )
+
+
+def _ladder(case: Case) -> list[Rung]:
+    """The rungs above the student; None where a control was not run."""
+    same = case.controls.get("same recipe")
+    best = best_source(case)
+    longer = case.controls.get("longer")
+    teacher_sized = case.controls.get("teacher-sized")
+    taught_by_smaller = best is not None and len(best.path) > 2
+    return [
+        Rung("same recipe by gapkit", "pipeline_fault", same),
+        Rung(
+            "other teacher" if taught_by_smaller else "other knowledge",
+            "teacher_gap" if taught_by_smaller else "harsh_targets",
+            best,
+            case.looks,
+        ),
+        Rung("longer training", "undertrained", longer),
+        Rung("size", "capacity", teacher_sized),
+        Rung("rest of the training", "optimization", case.teacher),
+    ]
+
+
+def best_source(case: Case) -> ControlRun | None:
+    """The best knowledge or smaller teacher found at the student's size and length; None without controls."""
+    arms = case.knowledge_arms
+    if len(arms) < 2:
+        return None
+    smaller = case.controls.get("smaller teacher")
+    return case.best([*arms, smaller] if smaller is not None else arms)

@@ -1,0 +1,211 @@
+"""Run every probe over a teacher and a student, each split seen once: models and data -> Measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gapkit.data import SPLITS, Data
+from gapkit.errors import InputError, unknown
+from gapkit.measurement import Contributions, Curve, LayerMatrix, Measurement, Measurements
+from gapkit.probes.features import Taps, check_reduce, choose_layers, observe
+from gapkit.probes.probe import Probe, Result, Seen, Setting, standard
+
+EXAMPLE_SAMPLES = 2
+NO_LIMIT = 10**6
+
+Layers = Sequence[str] | Mapping[str, Sequence[str]] | None
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Subjects:
+    """Who is measured on what."""
+
+    task: Any
+    data: Data
+    teacher: nn.Module
+    student: nn.Module
+    untrained: nn.Module | None
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """Role -> model, the untrained student last when there is one."""
+        roles = {"teacher": self.teacher, "student": self.student}
+        return roles if self.untrained is None else roles | {"untrained": self.untrained}
+
+    def example(self, role: str, split: str, n: int = 1) -> Any:
+        """The view of the first n samples of a split."""
+        order = np.arange(min(n, self.data.size(split)))
+        batch = next(self.data.batches(split, len(order), order))
+        view = self.data.teacher_view if role == "teacher" else self.data.student_view
+        return view(batch.raw)
+
+
+def measure(
+    *,
+    study: str,
+    task: Any,
+    data: Data,
+    teacher: nn.Module,
+    student: nn.Module,
+    untrained: nn.Module | None = None,
+    layers: Layers = None,
+    reduce: str = "gap",
+    probes: Sequence[Probe] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    splits: Sequence[str] = SPLITS,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> Measurements:
+    """Everything the probes say about a teacher and a student, on every split.
+
+    Each split is seen once by all models, batch by batch; then every probe reads what was seen. The
+    models are left as they were.
+
+    Args:
+        study: its name.
+        untrained: a fresh student, measured beside: the row against which similarity is judged.
+        layers: names or globs for both models, or {"teacher": [...], "student": [...]}; None: a
+            default choice (`choose_layers`).
+        reduce: how a layer's output becomes one vector per sample: "gap", "grid:2", "flatten",
+            "cls", "last".
+        probes: which to run; None: gapkit's own and the registered ones.
+        splits: which to look at.
+        progress: called with a phase (a split's name, then "probes"), how much is done, of how much.
+
+    Raises:
+        InputError: for what does not fit, in one line; a failing probe is named.
+    """
+    subjects = _Subjects(task, data, teacher, student, untrained)
+    _check(subjects, splits, reduce, layers)
+    wanted = layers if isinstance(layers, Mapping) else {"teacher": layers, "student": layers}
+    chosen, notes = _choose(subjects, wanted, splits[0])
+    taps = Taps(
+        teacher_layers=chosen["teacher"],
+        student_layers=chosen["student"],
+        reduce=reduce,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+    )
+    seen = {}
+    for split in splits:
+        step = None if progress is None else _stepper(progress, split, data.size(split))
+        seen[split] = observe(split, data, task, subjects.models, taps, step)
+        notes.append(_seen_note(seen[split], taps))
+    setting = Setting(
+        task=task,
+        teacher=teacher,
+        student=student,
+        teacher_example=subjects.example("teacher", splits[0]),
+        student_example=subjects.example("student", splits[0]),
+        reduce=reduce,
+        device=torch.device(device),
+        seed=seed,
+    )
+    results = _run(standard() if probes is None else tuple(probes), seen, setting, progress)
+    return _collect(study, results, notes)
+
+
+def _check(subjects: _Subjects, splits: Sequence[str], reduce: str, layers: Layers) -> None:
+    wrong = [
+        f"Expected the {role} to be an nn.Module but got {type(model).__name__}"
+        for role, model in subjects.models.items()
+        if not isinstance(model, nn.Module)
+    ]
+    if not splits or isinstance(splits, str):
+        wrong.append(f"Expected one or more splits but got {splits!r}")
+    else:
+        wrong += [str(unknown("split", split, SPLITS)) for split in splits if split not in SPLITS]
+    if isinstance(layers, Mapping):
+        roles = ("teacher", "student")
+        wrong += [
+            str(unknown("model in layers", role, roles)) for role in layers if role not in roles
+        ]
+    try:
+        check_reduce(reduce)
+    except InputError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise InputError("; ".join(wrong))
+
+
+def _choose(
+    subjects: _Subjects, wanted: Mapping[str, Sequence[str] | None], split: str
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Layers of each model, and a note on each choice."""
+    chosen, notes = {}, []
+    for role in ("teacher", "student"):
+        view = subjects.example(role, split, EXAMPLE_SAMPLES)
+        model, names = subjects.models[role], wanted.get(role)
+        try:
+            chosen[role] = choose_layers(model, view, names)
+            if names is None:
+                n_all = len(choose_layers(model, view, None, NO_LIMIT))
+        except InputError as error:
+            raise InputError(f"{role}: {error}") from error
+        count = len(chosen[role])
+        how = "as asked" if names is not None else f"chosen, {n_all - count} left out"
+        notes.append(f"{role}: {count} layers ({how}): {', '.join(chosen[role])}")
+    return chosen, notes
+
+
+def _stepper(progress: Progress, phase: str, total: int) -> Callable[[int], None]:
+    return lambda done: progress(phase, done, total)
+
+
+def _seen_note(seen: Seen, taps: Taps) -> str:
+    n, kept = len(seen.teacher.outputs), len(seen.teacher.rows)
+    how = "not taken" if seen.moments is None else seen.moments.estimator
+    cap = "all" if kept == n else f"{kept} (cap {taps.cap}, chosen with seed {taps.seed})"
+    return f"{seen.split}: {n} samples, features of {cap} kept, reduce {taps.reduce}, layer sums: {how}"
+
+
+def _run(
+    probes: Sequence[Probe],
+    seen: Mapping[str, Seen],
+    setting: Setting,
+    progress: Progress | None,
+) -> list[Result]:
+    results: list[Result] = []
+    for done, probe in enumerate(probes, 1):
+        try:
+            results += _results(probe, probe.measure(seen, setting))
+        except InputError as error:
+            raise InputError(f"Probe {probe.name!r}: {error}") from error
+        except Exception as error:
+            raise RuntimeError(
+                f"Probe {probe.name!r} failed with {type(error).__name__}: {error}"
+            ) from error
+        if progress is not None:
+            progress("probes", done, len(probes))
+    return results
+
+
+def _results(probe: Probe, given: Iterable[Result]) -> list[Result]:
+    results = list(given)
+    for item in results:
+        if not isinstance(item, (Measurement, LayerMatrix, Curve, Contributions)):
+            raise InputError(
+                "Expected Measurement, LayerMatrix, Curve or Contributions but got "
+                f"{type(item).__name__}"
+            )
+    return results
+
+
+def _collect(study: str, results: Sequence[Result], notes: Sequence[str]) -> Measurements:
+    return Measurements(
+        study=study,
+        values=tuple(item for item in results if isinstance(item, Measurement)),
+        matrices=tuple(item for item in results if isinstance(item, LayerMatrix)),
+        curves=tuple(item for item in results if isinstance(item, Curve)),
+        contributions=tuple(item for item in results if isinstance(item, Contributions)),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,123 @@
+"""What was planned: the stages, why these, what else was considered, and whether an assistant pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gapkit.plans import Alternative, Cost, Plan
+from gapkit.reports.report import Block, Bullets, Figure, Paragraph, Section, Table
+from gapkit.reports.results import Results
+from gapkit.wording import Wording, number, path_words, stage_knowledge, words
+
+ALTERNATIVES_SHOWN = 20
+HEADING = "What was planned"
+
+
+def planned(results: Results, say: Wording) -> tuple[Section, ...]:
+    """The plan and its rivals; forecasts are of the validation score."""
+    plan = results.plan
+    if plan is None:
+        nothing = Paragraph(text="No plan was made.")
+        return (Section(heading=HEADING, blocks=(nothing,)),)
+    sections = [
+        Section(heading=HEADING, blocks=tuple(_lead(plan, results, say))),
+        Section(heading="Does an assistant pay?", level=2, blocks=tuple(_claim(plan))),
+    ]
+    if plan.alternatives:
+        blocks = (_alternatives(plan.alternatives, say),)
+        sections.append(Section(heading="What else was considered", level=2, blocks=blocks))
+    return tuple(sections)
+
+
+def _lead(plan: Plan, results: Results, say: Wording) -> Iterator[Block]:
+    yield Paragraph(
+        text=f"Carried out, the plan is expected to bring the student to {say.forecast(plan.predicted)} "
+        f"on validation, on average over trainings; a single run to {say.forecast(plan.predicted_run)}. "
+        f"It costs {cost_words(plan.cost)}."
+        + (f" The search for it cost {cost_words(plan.search_cost)}." if plan.search_cost.student_trainings else "")
+    )  # fmt: skip
+    stages = "; ".join(
+        f"{stage.name} (size {stage.size}) taught by {' and '.join(stage.sources) or 'labels alone'}"
+        for stage in plan.stages
+    )
+    yield Figure(
+        name="plan",
+        caption="Who teaches whom, from top to bottom. On the arrows what is learned (weight·loss, τ the "
+        "temperature); beside each box the forecast validation score of one run"
+        + (" and what the kept run reached." if results.outcome else "."),
+        alt=f"Diagram of the plan: {stages}.",
+    )
+    if plan.reasons or plan.answers:
+        answered = (
+            (f"It answers: {', '.join(words(cause) for cause in plan.answers)}.",)
+            if plan.answers
+            else ()
+        )
+        yield Paragraph(lead="Why this plan.", text="")
+        yield Bullets(items=plan.reasons + answered)
+    yield Table(
+        caption="The stages in full.",
+        columns=("Stage", "Size", "Taught by", "Starts from", "Learns", "Seeds", "Differs"),
+        rows=tuple(
+            (stage.name, str(stage.size), ", ".join(stage.sources) or "labels", stage.init,
+             stage_knowledge(stage), ", ".join(map(str, stage.seeds)),
+             ", ".join(f"{key} {value}" for key, value in stage.recipe.items()) or "–")
+            for stage in plan.stages
+        ),
+        widths=(1.3, 0.7, 1.2, 1.1, 2.4, 0.8, 1.2),
+    )  # fmt: skip
+
+
+def cost_words(cost: Cost) -> str:
+    """A cost in student trainings, with time and arithmetic where they are known.
+
+    >>> cost_words(Cost(student_trainings=6.2, seconds=95.0, flops=4.1e12))
+    '6.2 student trainings (by seconds; about 1.6 min, 4.1e+12 FLOPs)'
+    """
+    time = f"{cost.seconds:.2g} s" if cost.seconds < 10 else f"{cost.seconds:.0f} s"
+    time = f"{cost.seconds / 60:.1f} min" if cost.seconds >= 90 else time
+    time = f"{cost.seconds / 3600:.1f} h" if cost.seconds >= 5400 else time
+    known = [f"about {time}"] * (cost.seconds > 0)
+    known += [f"{cost.flops:.2g} FLOPs"] * (cost.flops > 0)
+    more = f" (by {cost.unit_from}; {', '.join(known)})" if known else ""
+    return f"{cost.student_trainings:.1f} student trainings{more}"
+
+
+def _claim(plan: Plan) -> Iterator[Block]:
+    if plan.assistant_pays:
+        text = "Yes: the gain over the best direct distillation exceeds noise."
+    elif any(len(item.path) > 2 for item in plan.alternatives) or len(plan.stages) > 1:
+        text = "Not shown: no gain over the best direct distillation exceeds noise."
+    else:
+        text = "Not tested: no path through an assistant was considered."
+    yield Paragraph(text=f"{text} {plan.claim}".strip())
+
+
+def _alternatives(found: tuple[Alternative, ...], say: Wording) -> Table:
+    ranked = sorted(found, key=lambda item: (not item.chosen, -item.predicted.value))
+    shown = ranked[:ALTERNATIVES_SHOWN]
+    level = f"{shown[0].predicted.level * 100:.0f} %"
+    left = len(ranked) - len(shown)
+    more = f" Left out: {left} more, with lower forecasts." if left else ""
+    return Table(
+        caption=f"Paths considered, the chosen one first; forecast of the mean validation score with its {level} "
+        f"interval; runs: trainings of that path that the forecast rests on; cost in student trainings. "
+        f"“Front”: nothing cheaper is forecast to do as well.{more}",
+        columns=("Path, knowledge", "Forecast", "Runs", "Cost", "Note"),
+        rows=tuple(_alternative(item, say) for item in shown),
+        widths=(2.6, 2.0, 0.7, 0.8, 2.0),
+        right=(1, 2, 3),
+    )
+
+
+def _alternative(item: Alternative, say: Wording) -> tuple[str, ...]:
+    length = "" if item.fraction == 1 else f", ×{item.fraction:g}"
+    forecast = item.predicted
+    notes = ["chosen"] * item.chosen + ["front"] * item.on_front + [item.note] * bool(item.note)
+    return (
+        f"{path_words(item.path)}, {item.recipe}{length}",
+        f"{say.score(forecast.value)} [{say.plain(forecast.low)}, {say.plain(forecast.high)}]",
+        number(item.n_runs),
+        f"{item.cost:.1f}",
+        ", ".join(notes),
+    )

@@ -1,0 +1,178 @@
+"""Where the student falls short: layers, answers, calibration and classes, on the test split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from gapkit.measurement import Curve, Measurement
+from gapkit.reports.compose_layers import probes, similarity
+from gapkit.reports.report import Block, Figure, Paragraph, Section, Table
+from gapkit.reports.results import Results, curve_of, one
+from gapkit.wording import Wording, bare, number, words
+
+SLICES_SHOWN = 15
+
+# quantity -> what a reader is told that it means
+MEANING = {
+    "agreement": "share of samples where student and teacher give the same answer",
+    "kl": "how far the student's probabilities are from the teacher's; 0 means the same",
+    "nll": "loss on the labels; large when confident answers are wrong",
+    "ece": "mean distance between stated confidence and share right; 0 is honest",
+    "confidence": "mean probability of the given answer",
+    "entropy": "how spread the probabilities are; 0 means always certain",
+    "dark_knowledge": "what the probabilities say beyond the right answer",
+}
+
+
+def where(results: Results, say: Wording) -> tuple[Section, ...]:
+    """A lead section and one a topic; topics that were not measured are left out."""
+    topics = (
+        ("Which layers resemble each other", similarity(results)),
+        ("What can be read off each layer", probes(results, say)),
+        ("How the answers differ", _answers(results)),
+        ("Which classes and slices suffer", _classes(results, say)),
+    )
+    sections = [
+        Section(heading=heading, level=2, blocks=blocks)
+        for heading, blocks in ((name, tuple(found)) for name, found in topics)
+        if blocks
+    ]
+    lead = (
+        "This part describes both networks on the test split; it shows where they differ, not why."
+        if sections
+        else "Nothing beyond the scores was measured on the test split."
+    )
+    first = Section(heading="Where the student falls short", blocks=(Paragraph(text=lead),))
+    return (first, *sections)
+
+
+def _answers(results: Results) -> Iterator[Block]:
+    found = {
+        (name, of): item
+        for name in MEANING
+        for of in ("pair", "teacher", "student")
+        if (item := one(results.measurements, name, of)) is not None
+    }
+    if found:
+        names = [name for name in MEANING if any(name == key for key, _ in found)]
+        counts = sorted({item.n for item in found.values()})
+        n = " to ".join(
+            f"{count:,}" for count in (counts if len(counts) < 2 else (counts[0], counts[-1]))
+        )
+        yield Table(
+            caption=f"How student and teacher answer, on test, n = {n}; in brackets 95 % intervals.",
+            columns=("Quantity", "Teacher", "Student", "Between both", "What it says"),
+            rows=tuple(_answer(name, found) for name in names),
+            widths=(1.5, 1.8, 1.8, 1.8, 3.0),
+            right=(1, 2, 3),
+        )
+    curves = [curve_of(results.measurements, "reliability", of) for of in ("teacher", "student")]
+    if any(curve is not None for curve in curves):
+        yield Figure(
+            name="reliability",
+            caption="Share of right answers over stated confidence, test; each point is a bin of "
+            f"{_per_point(curves)}, bars are 95 % intervals. Below the dotted line a model is surer "
+            "than it should be, above it less sure.",
+            alt="Reliability curves of teacher and student against the diagonal of honest confidence.",
+        )
+
+
+def _answer(name: str, found: Mapping[tuple[str, str], Measurement]) -> tuple[str, ...]:
+    cells = [found.get((name, of)) for of in ("teacher", "student", "pair")]
+    unit = next(cell.unit for cell in cells if cell is not None)
+    shown = [bare(cell) if cell is not None else "" for cell in cells]
+    reasons = dict.fromkeys(cell.reason for cell in cells if cell is not None and cell.reason)
+    label = words(name) if len(name) > 3 else name.upper()
+    label += f" ({unit})" if unit not in ("share", "") else ""
+    return (label, *shown, "; ".join((MEANING[name], *reasons)))
+
+
+def _per_point(curves: list[Curve | None]) -> str:
+    counts = np.concatenate([curve.n for curve in curves if curve is not None])
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low:,} samples" if low == high else f"{low:,} to {high:,} samples"
+
+
+def _classes(results: Results, say: Wording) -> Iterator[Block]:
+    for item in results.measurements.find("worst_slice", of="pair", split="test"):
+        yield Paragraph(text=_worst(item, say))
+    rows = tuple(_slices(results, say))
+    if rows:
+        yield Table(
+            caption="The declared slices with the largest gaps, on test; intervals hold for all slices together.",
+            columns=("Slice", "Teacher", "Student", "Gap"),
+            rows=rows[:SLICES_SHOWN],
+            widths=(1.2, 1.8, 1.8, 2.2),
+            right=(1, 2, 3),
+        )
+    before = curve_of(results.measurements, "by_class", "student")
+    if before is None:
+        return
+    n_classes, shown = len(before.x), min(len(before.x), 24)
+    some = (
+        ""
+        if shown == n_classes
+        else f" Of {n_classes} classes the student's {shown} worst are drawn."
+    )
+    after = results.after is not None and curve_of(results.after, "by_class", "student") is not None
+    yield Figure(
+        name="by_class",
+        caption=f"{words(results.score_name).capitalize()} by {before.x_name} on test"
+        f"{', before and after the plan' if after else ''}, the student's worst on top; lines are "
+        f"{_together(results)} over {_per_point([before])} a class.{some}",
+        alt=_class_words(before, say),
+    )
+
+
+def _worst(item: Measurement, say: Wording) -> str:
+    if math.isnan(item.value):
+        return f"No worst slice can be named: {item.reason}."
+    return (
+        f"The slice whose gap to the teacher is the most certain is {item.group}: "
+        f"{say.difference_of(item)}."
+    )
+
+
+def _slices(results: Results, say: Wording) -> Iterator[tuple[str, ...]]:
+    """Declared slices (classes have a figure of their own), the largest gap first."""
+    measured = results.measurements
+    gaps = [
+        item
+        for item in measured.find("gap", of="pair", split="test")
+        if item.group and not item.group.startswith("class=") and math.isfinite(item.value)
+    ]
+    for gap in sorted(gaps, key=lambda item: -item.value):
+        scores = [
+            one(measured, results.score_name, of, group=gap.group) for of in ("teacher", "student")
+        ]
+        cells = [f"{say.score(s.value)} {say.interval(s, n=False)}" if s else "–" for s in scores]
+        yield (gap.group, *cells, say.difference_of(gap))
+
+
+def _together(results: Results) -> str:
+    """Which intervals the class figure shows: plain ones, or corrected for the number of slices."""
+    classes = (
+        item
+        for item in results.measurements.find(results.score_name, of="student", split="test")
+        if item.group.startswith("class=")
+    )
+    level = max((item.level for item in classes), default=0.95)
+    return (
+        "95 % intervals"
+        if level <= 0.95
+        else "intervals that hold for all classes together (95 %),"
+    )
+
+
+def _class_words(curve: Curve, say: Wording) -> str:
+    if not np.isfinite(curve.y).any():
+        return "Scores by class; all undefined."
+    names = curve.ticks or tuple(number(float(x)) for x in curve.x)
+    low, high = int(np.nanargmin(curve.y)), int(np.nanargmax(curve.y))
+    return (
+        f"Dot plot by {curve.x_name}. The student's worst is {names[low]} with {say.score(float(curve.y[low]))}, "
+        f"its best {names[high]} with {say.score(float(curve.y[high]))}."
+    )

@@ -1,0 +1,168 @@
+"""Figures of scores: the way from student to teacher, the controls, calibration, and classes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gapkit.gap import ControlRun, Step, Waterfall
+from gapkit.measurement import Curve
+from gapkit.reports.look import INK, QUIET, ROLES, RULE, printable
+from gapkit.wording import Wording, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CLASSES_DRAWN = 24
+
+
+def waterfall(ax: Axes, ladder: Waterfall, say: Wording) -> None:
+    """From the student's score to the teacher's: one bar a step, with the step's interval.
+
+    Steps rest on the level that the steps before them reached; a merged step names what it holds.
+    """
+    level = ladder.start.value * say.scale
+    names = ["student as it is"]
+    ax.barh(0, level, color=ROLES["student"], height=0.62)
+    _beside(ax, level, 0, say.score(ladder.start.value))
+    for row, step in enumerate(ladder.steps, start=1):
+        change = step.points.value * say.scale
+        low, high = (
+            level + bound * say.scale - (level + change)
+            for bound in (step.points.low, step.points.high)
+        )
+        ax.barh(row, change, left=level, height=0.62, linewidth=0.8, **_step_colors(step))
+        ax.errorbar(level + change, row, xerr=[[max(0.0, -low)], [max(0.0, high)]], color=INK,
+                    elinewidth=0.9, capsize=2.5, capthick=0.9)  # fmt: skip
+        ax.plot([level, level], [row - 1 + 0.31, row - 0.31], color=QUIET, linewidth=0.6)
+        _beside(ax, max(level, level + change + max(0.0, high)), row, _stepped(step, say))
+        level += change
+        merged = f"\n(with {', '.join(part.replace('_', ' ') for part in step.merged)})"
+        names.append(
+            "\n".join(textwrap.wrap(printable(step.name), 30, max_lines=2, placeholder=" …"))
+            + (merged if step.merged else "")
+        )
+    last = len(ladder.steps) + 1
+    ax.barh(last, ladder.end.value * say.scale, color=ROLES["teacher"], height=0.62)
+    _beside(ax, ladder.end.value * say.scale, last, say.score(ladder.end.value))
+    ax.set_yticks(range(last + 1), [*names, "teacher"])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(say.axis + ", validation split")
+    ax.margins(x=0.16)
+
+
+def _step_colors(step: Step) -> dict[str, Any]:
+    """Green for a gain, the student's color for a loss, pale when the interval includes zero."""
+    strong, pale = (
+        (ROLES["reached"], "#CFE8DF") if step.points.value >= 0 else (ROLES["student"], "#F7DFCF")
+    )
+    decided = step.points.low > 0 or step.points.high < 0
+    return {"edgecolor": strong, "color": strong if decided else pale}
+
+
+def _stepped(step: Step, say: Wording) -> str:
+    low, high = say.signed(step.points.low), say.signed(step.points.high)
+    return f"{say.signed(step.points.value)} [{low}, {high}]"
+
+
+def _beside(ax: Axes, x: float, y: float, text: str) -> None:
+    ax.annotate(text, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=8.5)
+
+
+def controls(ax: Axes, runs: Sequence[ControlRun], marks: dict[str, float], say: Wording) -> None:
+    """Every seed of every control as a dot, their mean as a bar.
+
+    Args:
+        marks: role -> validation score drawn as a vertical line, for example of the teacher.
+    """
+    for row, run in enumerate(runs):
+        scores = np.array(run.scores) * say.scale
+        ax.plot(scores, np.full(len(scores), row), "o", color=ROLES["assistant"], markersize=4,
+                alpha=0.75, markeredgewidth=0)  # fmt: skip
+        ax.plot([scores.mean()] * 2, [row - 0.28, row + 0.28], color=INK, linewidth=1.6)
+    for role, score in marks.items():
+        ax.axvline(score * say.scale, color=ROLES[role], linewidth=1.1, zorder=0)
+        ax.annotate(role, (score * say.scale, 1.0), (0, 3), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", ha="center", color=ROLES[role], fontsize=8.5)  # fmt: skip
+    ax.set_yticks(range(len(runs)), [_control_name(run) for run in runs])
+    ax.set_ylim(len(runs) - 0.5, -0.5)
+    ax.grid(axis="y", color=RULE, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(say.axis + ", validation split")
+
+
+def _control_name(run: ControlRun) -> str:
+    name = short(printable(run.name), 30)
+    return name if run.fraction == 1 else f"{name} (×{run.fraction:g})"
+
+
+def reliability(ax: Axes, curves: Sequence[Curve]) -> None:
+    """Share of right answers over stated confidence; on the diagonal confidence is honest."""
+    ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
+    ax.annotate("honest", (0.04, 0.04), (4, 10), textcoords="offset points", rotation=38,
+                color=QUIET, fontsize=8)  # fmt: skip
+    for curve in curves:
+        color = ROLES.get(curve.of, ROLES["assistant"])
+        filled = np.isfinite(curve.y)
+        x, y = curve.x[filled], curve.y[filled]
+        low = np.nan_to_num(np.clip(y - curve.low[filled], 0, None))
+        high = np.nan_to_num(np.clip(curve.high[filled] - y, 0, None))
+        ax.errorbar(x, y, yerr=[low, high], color=color, marker="o", markersize=3.5, label=curve.of,
+                    elinewidth=0.8, capsize=0, linewidth=1.2)  # fmt: skip
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence in the answer", ylabel="share right")
+    ax.legend(loc="upper left")
+
+
+def drawn_classes(student: Curve) -> np.ndarray:
+    """Positions of the classes that are drawn, worst student score first."""
+    order = np.argsort(np.nan_to_num(student.y, nan=np.inf), kind="stable")
+    return order[:CLASSES_DRAWN]
+
+
+def by_class(
+    ax: Axes, teacher: Curve | None, before: Curve, after: Curve | None, say: Wording
+) -> None:
+    """Score of each class: the student's, the teacher's and, when there is one, the new student's.
+
+    Classes run from the student's worst to its best; of many, the worst 24 are drawn.
+    """
+    shown = drawn_classes(before)
+    rows = np.arange(len(shown))
+    for curve, role, label, shift in (
+        (before, "student", "student before" if after else "student", -0.14),
+        (after, "reached", "student after", 0.14),
+        (teacher, "teacher", "teacher", 0.0),
+    ):
+        if curve is None:
+            continue
+        at = _matched(curve, before, shown)
+        y, low, high = (
+            np.where(at >= 0, getattr(curve, field)[at], np.nan) * say.scale
+            for field in ("y", "low", "high")
+        )
+        shift = shift if after else shift / 2
+        ax.hlines(rows + shift, low, high, color=ROLES[role], linewidth=0.9, alpha=0.6)
+        ax.plot(y, rows + shift, "o", color=ROLES[role], markersize=4.5, label=label)
+    labels = [before.ticks[i] if before.ticks else f"{before.x[i]:g}" for i in shown]
+    ax.set_yticks(rows, [short(printable(label), 28) for label in labels])
+    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.grid(axis="y", color=RULE, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(say.axis + ", test split")
+    ax.set_ylabel(printable(before.x_name))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+
+
+def _matched(curve: Curve, reference: Curve, shown: np.ndarray) -> np.ndarray:
+    """Positions in `curve` of the reference's shown classes; −1 for a class it lacks."""
+    where = {value: index for index, value in enumerate(curve.x.tolist())}
+    return np.array([where.get(reference.x[index], -1) for index in shown])

@@ -1,0 +1,119 @@
+"""Results: all that a report draws on, and the few look-ups that several of its parts make."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from gapkit.errors import InputError
+from gapkit.gap import Gap
+from gapkit.measurement import Curve, LayerMatrix, Measurement, Measurements
+from gapkit.outcome import Outcome
+from gapkit.plans import Plan
+from gapkit.record import Record
+from gapkit.reports.intervals import paired_difference
+
+REPORTED: Literal["test"] = "test"
+
+
+class Results(Record):
+    """What was measured, diagnosed, planned and reached; what was not done is None."""
+
+    study: str
+    measurements: Measurements
+    gap: Gap | None = None
+    plan: Plan | None = None
+    outcome: Outcome | None = None
+    manifest: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def after(self) -> Measurements | None:
+        """What was measured once the plan had been carried out."""
+        return self.outcome.measurements if self.outcome else None
+
+    @property
+    def score_name(self) -> str:
+        """Name of the task's score: the diagnosis says it, else the teacher's first "higher is better".
+
+        Raises:
+            InputError: when the measurements hold no score of the teacher.
+        """
+        if self.gap is not None:
+            return self.gap.student.name
+        for item in self.measurements.values:
+            if item.of == "teacher" and item.better == "higher" and not (item.layer or item.group):
+                return item.name
+        raise InputError("Expected a score of the teacher among the measurements but found none")
+
+    @property
+    def score_unit(self) -> str:
+        """Unit of the teacher's score."""
+        name = self.score_name
+        return next(
+            (
+                item.unit
+                for item in self.measurements.values
+                if (item.name, item.of) == (name, "teacher")
+            ),
+            "",
+        )
+
+    def score(self, of: str) -> Measurement | None:
+        """The model's score on test, as it was before the plan."""
+        return one(self.measurements, self.score_name, of)
+
+    @property
+    def difference(self) -> Measurement | None:
+        """Teacher's score minus student's on test: as measured, else paired over the samples."""
+        return one(self.measurements, "gap", "pair") or paired(
+            self.measurements, "teacher", self.measurements, "student"
+        )
+
+    @property
+    def gain(self) -> Measurement | None:
+        """The new student's score minus the old one's on test, paired over the samples."""
+        if self.after is None:
+            return None
+        return paired(self.after, "student", self.measurements, "student")
+
+
+def one(
+    measurements: Measurements, name: str, of: str, split: str = REPORTED, **where: str
+) -> Measurement | None:
+    """The measurement of a whole model (or of the layer or group said), or None."""
+    found = measurements.find(name, of=of, split=split, **({"layer": "", "group": ""} | where))
+    return found[0] if found else None
+
+
+def curve_of(measurements: Measurements, name: str, of: str, split: str = REPORTED) -> Curve | None:
+    """The first curve of that name, model and split, or None."""
+    for curve in measurements.curves:
+        if (curve.name, curve.of, curve.split) == (name, of, split) and curve.x.size:
+            return curve
+    return None
+
+
+def matrix_of(measurements: Measurements, name: str, split: str = REPORTED) -> LayerMatrix | None:
+    """The layer matrix of that name on that split, or None."""
+    for matrix in measurements.matrices:
+        if (matrix.name, matrix.split) == (name, split) and matrix.values.size:
+            return matrix
+    return None
+
+
+def paired(
+    first: Measurements, first_of: str, second: Measurements, second_of: str
+) -> Measurement | None:
+    """Difference of two models' scores over the same test samples; None when they cannot be paired."""
+    values = [
+        [item.values for item in source.contributions if (item.of, item.split) == (of, REPORTED)]
+        for source, of in ((first, first_of), (second, second_of))
+    ]
+    if not all(values) or len(values[0][0]) != len(values[1][0]):
+        return None
+    mean, low, high = paired_difference(values[0][0], values[1][0])
+    return Measurement(
+        name="difference", of="pair", split=REPORTED, value=mean, low=low, high=high,
+        n=len(values[0][0]), estimator="mean paired difference; t interval",
+    )  # fmt: skip

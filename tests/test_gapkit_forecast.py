@@ -1,0 +1,200 @@
+"""The forecast: against plain formulas, on data drawn from its own law, and on any scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from scipy.stats import t as student_t
+
+from gapkit.forecast import SCRATCH, Arm, Forecast, Run, mixture_quantile
+
+SIZES = (16, 8, 4, 1)
+DIRECT = Arm((16, 1), "kl")
+
+
+def runs_of(scores: dict[Arm, list[float]]) -> list[Run]:
+    return [Run(arm, seed, s) for arm, many in scores.items() for seed, s in enumerate(many)]
+
+
+def some_runs(seed: int = 0) -> list[Run]:
+    rng = np.random.default_rng(seed)
+    arms = [DIRECT, Arm((16, 1), "dist"), Arm((1,), SCRATCH), Arm((16, 8, 1), "kl")]
+    level = dict(zip(arms, (0.5, 0.6, 0.55, 0.52)))
+    return runs_of({arm: list(level[arm] + 0.03 * rng.normal(size=3)) for arm in arms})
+
+
+def test_a_mixture_of_one_is_student_t_and_of_two_solves_its_own_cdf():
+    one = mixture_quantile(0.9, np.array([[2.0]]), np.array([[3.0]]), np.ones(1), 5.0)
+    assert one == pytest.approx(2 + 3 * student_t.ppf(0.9, 5.0))
+    mean, scale, weight = np.array([[0.0], [4.0]]), np.array([[1.0], [0.5]]), np.array([0.7, 0.3])
+    for q in (0.1, 0.5, 0.8):
+        x = mixture_quantile(q, mean, scale, weight, 7.0)[0]
+        below = sum(
+            w * student_t.cdf((x - m) / s, 7.0) for w, m, s in zip(weight, mean[:, 0], scale[:, 0])
+        )
+        assert below == pytest.approx(q, abs=1e-9)
+
+
+def test_many_runs_of_one_arm_give_their_mean_and_their_spread():
+    rng = np.random.default_rng(1)
+    scores = 0.5 + 0.05 * rng.normal(size=120)
+    forecast = Forecast(SIZES, runs_of({DIRECT: list(scores)}), teacher_score=0.9)
+    mean = forecast.true_mean(DIRECT)
+    half = norm.ppf(0.9) * scores.std(ddof=1) / np.sqrt(120)
+    assert mean.value == pytest.approx(scores.mean(), abs=0.001)
+    assert (mean.high - mean.low) / 2 == pytest.approx(half, rel=0.15)
+    assert forecast.run_sd == pytest.approx(scores.std(ddof=1), rel=0.1)
+    run = forecast.one_run(DIRECT)
+    assert np.mean((scores > run.low) & (scores < run.high)) == pytest.approx(0.8, abs=0.07)
+
+
+def test_the_posterior_is_the_gaussian_conditional_computed_the_plain_way():
+    """Mean at one grid point against V⁻¹ of a covariance built arm by arm in a double loop."""
+    from gapkit import forecast as module
+
+    runs, arms = some_runs(), [DIRECT, Arm((16, 4, 1), "dist"), Arm((16, 8, 4, 1), "new")]
+    fitted = Forecast(SIZES, runs, teacher_score=0.9)
+    point = fitted._kept[0]
+    v, share = module._VARIANCES[point], module._SHARES[point]
+
+    def covariance(a: Arm, b: Arm) -> float:
+        same = float(a.recipe == b.recipe)
+        taught = float(len(a.path) > 1 and len(b.path) > 1)
+        place = [SIZES.index(arm.path[-2]) / 3 if len(arm.path) > 1 else 0 for arm in (a, b)]
+        near = np.exp(-abs(place[0] - place[1]) / module.LENGTH) * taught
+        shared = len(set(a.path[1:-1]) & set(b.path[1:-1]))
+        chain = 0.5 * shared + 0.25 * a.n_assistants * b.n_assistants
+        path = same * taught * (a.path == b.path)
+        parts = [same, 0.0, near, near * same, chain, path]
+        return float(v @ parts) + module.MEAN_VARIANCE
+
+    total = np.array(
+        [
+            [
+                covariance(a.arm, b.arm) + share * (a.seed == b.seed) + (1 - share) * (a is b)
+                for b in runs
+            ]
+            for a in runs
+        ]
+    )
+    z = np.array([run.score for run in runs])
+    center = z.mean()
+    for arm in arms:
+        k = np.array([covariance(arm, run.arm) for run in runs])
+        expected = center + k @ np.linalg.solve(total, z - center)
+        assert fitted.screen([arm], n_points=1)[0][0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_joint_and_single_forecasts_agree():
+    forecast = Forecast(SIZES, some_runs(), teacher_score=0.9)
+    arms = [DIRECT, Arm((16, 8, 1), "dist"), Arm((1,), SCRATCH)]
+    belief = forecast.belief(arms, seeds=(0, 1, 7))
+    mean, sd = forecast.screen(arms, n_points=99)
+    np.testing.assert_allclose(belief.mean, mean, rtol=1e-9)
+    np.testing.assert_allclose(np.sqrt(np.diag(belief.cov)[:3]), sd, rtol=1e-6)
+    assert np.linalg.eigvalsh(belief.cov).min() > -1e-9
+    known, new = belief.cov[3, 3], belief.cov[5, 5]
+    assert known < new  # a seed that was run is known better than one that was not
+
+
+@pytest.mark.parametrize("scale, shift", [(100.0, 0.0), (5000.0, -8000.0), (1e-3, 2.0)])
+def test_another_scale_of_scores_changes_nothing_but_the_scale(scale, shift):
+    arms = [DIRECT, Arm((16, 4, 1), "dist"), Arm((16, 1), "never seen")]
+    plain = Forecast(SIZES, some_runs(), teacher_score=0.9)
+    runs = [Run(run.arm, run.seed, shift + scale * run.score) for run in some_runs()]
+    scaled = Forecast(SIZES, runs, teacher_score=shift + scale * 0.9)
+    for a, b in zip(plain.true_means(arms), scaled.true_means(arms)):
+        assert b.value == pytest.approx(shift + scale * a.value, rel=1e-6)
+        assert b.high - b.low == pytest.approx(scale * (a.high - a.low), rel=1e-6)
+
+
+def test_names_and_the_order_of_runs_do_not_matter():
+    runs = some_runs()
+    renamed = {"kl": "x", "dist": "y", SCRATCH: SCRATCH}
+    other = [Run(Arm(r.arm.path, renamed[r.arm.recipe]), r.seed, r.score) for r in runs[::-1]]
+    a = Forecast(SIZES, runs, 0.9).true_mean(Arm((16, 4, 1), "dist"))
+    b = Forecast(SIZES, other, 0.9).true_mean(Arm((16, 4, 1), "y"))
+    assert (a.low, a.value, a.high) == pytest.approx((b.low, b.value, b.high), rel=1e-9)
+
+
+def test_the_best_of_noisy_arms_is_shrunk_towards_the_others():
+    rng = np.random.default_rng(3)
+    arms = [Arm((16, 1), f"r{i}") for i in range(10)]
+    runs = runs_of({arm: list(0.5 + 0.05 * rng.normal(size=2)) for arm in arms})
+    forecast = Forecast(SIZES, runs, teacher_score=0.9)
+    raw = {arm: np.mean([r.score for r in runs if r.arm == arm]) for arm in arms}
+    best = max(raw, key=lambda arm: raw[arm])
+    assert raw[best] > 0.53
+    assert 0.5 < forecast.true_mean(best).value < raw[best] - 0.01
+
+
+def test_paired_seeds_sharpen_differences():
+    """A seed that moves every arm alike is learned, and differences get surer than scores."""
+    shared = [-0.1, 0.08, 0.02, -0.05]
+    arms = [DIRECT, Arm((16, 1), "dist")]
+    runs = runs_of({arm: [0.5 + 0.02 * i + s for s in shared] for i, arm in enumerate(arms)})
+    belief = Forecast(SIZES, runs, teacher_score=0.9).belief(arms)
+    difference = belief.cov[0, 0] + belief.cov[1, 1] - 2 * belief.cov[0, 1]
+    assert difference < 0.5 * belief.cov[0, 0]
+    assert belief.mean[1] - belief.mean[0] == pytest.approx(0.02, abs=0.005)
+
+
+def test_patience_is_learned_from_short_and_long_runs():
+    arms = {Arm((16, 1), "kl", f): 0.5 + 0.04 * np.log2(f) for f in (0.25, 0.5, 1.0)}
+    runs = runs_of({arm: [level, level + 0.003] for arm, level in arms.items()})
+    forecast = Forecast(SIZES, runs, teacher_score=0.9)
+    longer = forecast.true_mean(Arm((16, 1), "kl", 4.0))
+    assert longer.low < 0.58 + 0.0015 < longer.high
+    assert longer.value > 0.53
+    assert longer.high - longer.low > (lambda p: p.high - p.low)(forecast.true_mean(DIRECT))
+
+
+def test_intervals_hold_on_data_drawn_from_such_a_law():
+    """80 % intervals of true means and of single runs, over 60 worlds of six arms."""
+    rng = np.random.default_rng(7)
+    paths = [(16, 1), (16, 8, 1), (16, 4, 1)]
+    arms = [Arm(path, recipe) for path in paths for recipe in ("a", "b")]
+    held, run_held = [], []
+    for _ in range(60):
+        effect = {"a": 0.06 * rng.normal(), "b": 0.06 * rng.normal()}
+        by_path = {path: 0.04 * rng.normal() for path in paths}
+        mean = {arm: 0.5 + effect[arm.recipe] + by_path[arm.path] for arm in arms}
+        seeds = 0.02 * rng.normal(size=4)
+        tried = [arms[i] for i in rng.permutation(6)[:4]]
+        forecast = Forecast(
+            SIZES,
+            runs_of({a: [mean[a] + s + 0.03 * rng.normal() for s in seeds[:2]] for a in tried}),
+            teacher_score=0.9,
+        )
+        for arm, predicted in zip(arms, forecast.true_means(arms)):
+            held.append(predicted.low <= mean[arm] <= predicted.high)
+        run, new = forecast.one_run(arms[0]), mean[arms[0]] + 0.036 * rng.normal()
+        run_held.append(run.low <= new <= run.high)
+    assert 0.72 < np.mean(held) < 0.95
+    assert 0.65 < np.mean(run_held) < 0.97
+
+
+def test_without_runs_the_interval_is_wide_around_the_teacher():
+    forecast = Forecast(SIZES, [], teacher_score=0.9)
+    predicted = forecast.true_mean(DIRECT)
+    assert predicted.value == pytest.approx(0.9)
+    assert predicted.high - predicted.low > 0.9
+    assert forecast.belief([DIRECT]).mean == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize("score", [0.0, 0.7, -3.0, 1e9])
+def test_equal_scores_and_a_teacher_without_lead_are_no_trouble(score):
+    runs = runs_of({DIRECT: [score] * 3, Arm((1,), SCRATCH): [score] * 3})
+    predicted = Forecast(SIZES, runs, teacher_score=score).true_mean(DIRECT)
+    assert predicted.value == pytest.approx(score, abs=1e-6 * max(1, abs(score)))
+    assert predicted.low < predicted.high
+
+
+def test_three_hundred_runs_are_still_exact():
+    rng = np.random.default_rng(0)
+    arms = [Arm((16, 1), f"r{i}") for i in range(6)]
+    runs = runs_of({arm: list(0.1 * i + rng.normal(size=50)) for i, arm in enumerate(arms)})
+    values = [p.value for p in Forecast(SIZES, runs, teacher_score=5.0).true_means(arms)]
+    assert np.all(np.isfinite(values))
+    assert np.corrcoef(values, 0.1 * np.arange(6))[0, 1] > 0.3

@@ -1,0 +1,214 @@
+"""Plans are edited by hand: what they say is read back unchanged, and what cannot be done is refused."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from gapkit.errors import InputError
+from gapkit.plans import (
+    KNOWLEDGE,
+    Alternative,
+    Cost,
+    Knowledge,
+    Phase,
+    Plan,
+    Predicted,
+    Stage,
+    check_plan,
+    knowledge_named,
+)
+
+LABELS = Knowledge(kind="label")
+KL = Knowledge(kind="response", loss="kl", temperature=4.0, weight=0.9)
+SCORE = Predicted(low=0.5, value=0.6, high=0.7)
+
+
+def stage(name="student", size=1, sources=("teacher",), knowledge=(KL, LABELS), **more):
+    return Stage(
+        **{"name": name, "size": size, "sources": sources, "phases": (Phase(knowledge=knowledge),)}
+        | more
+    )
+
+
+def plan(*stages, **more):
+    fields = {"study": "digits", "predicted": SCORE, "predicted_run": SCORE, "cost": Cost()}
+    return Plan(**fields | {"stages": stages or (stage(),)} | more)
+
+
+# Knowledge and phases
+
+
+def test_named_mixtures_are_those_of_their_papers():
+    assert set(KNOWLEDGE) == {"scratch", "kl4", "kl1", "dist1", "std2"}
+    response, label = knowledge_named("kl4")
+    assert (response.loss, response.temperature, response.weight) == ("kl", 4.0, 0.9)
+    assert (label.kind, label.weight) == ("label", 0.1)
+    assert knowledge_named("dist1")[1].weight == 0.33
+    assert knowledge_named("scratch") == (LABELS,)
+    for parts in KNOWLEDGE.values():
+        assert sum(part.weight for part in parts) == pytest.approx(1)
+    with pytest.raises(InputError, match="known knowledge but got 'kl3'; nearest: 'kl"):
+        knowledge_named("kl3")
+
+
+def test_knowledge_prints_its_weight_and_temperature():
+    assert str(KL) == "0.9·kl τ=4"
+    assert str(Knowledge(kind="feature", loss="hint", weight=2.0)) == "2·hint"
+    assert str(LABELS) == "1·labels"
+
+
+@pytest.mark.parametrize(
+    "fields, match",
+    [
+        ({"kind": "label", "loss": "kl"}, "loss 'task' for labels .* kind 'label' with loss 'kl'"),
+        ({"kind": "response"}, "kind 'response' with loss 'task'"),
+        ({"kind": "respons", "loss": "kl"}, "relation"),
+        ({"kind": "response", "loss": "kl", "temperature": 0}, "temperature"),
+        ({"kind": "response", "loss": "kl", "temperature": float("inf")}, "temperature"),
+        ({"kind": "label", "weight": -1}, "weight"),
+    ],
+)
+def test_knowledge_that_means_nothing_is_refused(fields, match):
+    with pytest.raises(ValidationError, match=match):
+        Knowledge(**fields)
+
+
+def test_a_phase_needs_something_to_learn():
+    with pytest.raises(ValidationError, match="at least one knowledge with a weight above 0"):
+        Phase(knowledge=(KL.with_(weight=0),))
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        Phase(knowledge=())
+    with pytest.raises(ValidationError, match="until"):
+        Phase(knowledge=(KL,), until=1.5)
+
+
+# Stages
+
+
+@pytest.mark.parametrize(
+    "name", ["teacher", "checkpoint:0", "checkpoints", "", "-x", "a/b", "a\nb"]
+)
+def test_stage_names_that_clash_or_are_no_file_name_are_refused(name):
+    with pytest.raises(ValidationError, match="name"):
+        stage(name)
+
+
+@pytest.mark.parametrize(
+    "ends, fits",
+    [
+        ((0.5, 1.0), True),
+        ((1.0,), True),
+        ((0.5,), False),
+        ((1.0, 0.5), False),
+        ((0.5, 0.5, 1.0), False),
+    ],
+)
+def test_phases_end_in_rising_order_at_one(ends, fits):
+    phases = tuple(Phase(knowledge=(KL,), until=end) for end in ends)
+    if fits:
+        assert stage(phases=phases).phases == phases
+    else:
+        with pytest.raises(ValidationError, match="end in rising order at 1"):
+            stage(phases=phases)
+
+
+def test_knowledge_of_a_teacher_needs_a_source():
+    with pytest.raises(ValidationError, match="Expected a source for stage 'student'"):
+        stage(sources=())
+    assert stage(sources=(), knowledge=(LABELS,)).sources == ()
+
+
+def test_a_stage_says_what_it_learns():
+    phases = (Phase(knowledge=(KL,), until=0.5), Phase(knowledge=(LABELS, KL)))
+    assert stage(phases=phases).learns == "0.9·kl τ=4, then 1·labels + 0.9·kl τ=4"
+
+
+# Plans
+
+
+def test_sources_are_the_teacher_its_checkpoints_and_earlier_stages():
+    assistant = stage("assistant", 6, ("teacher", "checkpoint:0"))
+    assert plan(assistant, stage(sources=("assistant", "teacher"))).stages[0].name == "assistant"
+    with pytest.raises(
+        ValidationError, match=r"sources of stage 'student' among teacher .* 'assistant'"
+    ):
+        plan(stage(sources=("assistant",)), assistant)
+    with pytest.raises(ValidationError, match="'student' comes twice"):
+        plan(stage(), stage())
+    with pytest.raises(ValidationError, match="got 'student'"):
+        plan(stage(sources=("student",)))
+
+
+def test_a_plan_comes_back_from_json_and_prints_as_one_line():
+    other = Alternative(path=(12, 6, 1), recipe="kl4", predicted=SCORE, cost=2.5)
+    whole = plan(
+        stage("assistant", 6, seeds=(0, 1), recipe={"epochs": 240}, predicted=SCORE),
+        stage(sources=("assistant",), init="inherit", on_miss="replan"),
+        alternatives=(other,),
+        cost=Cost(student_trainings=2.5, flops=3e12, seconds=41),
+    )
+    assert Plan.model_validate_json(whole.model_dump_json()) == whole
+    assert str(whole) == (
+        "Plan for digits: teacher → 6 → 1; predicted 0.600 [0.500, 0.700]; "
+        "costs 2.5 student trainings, 3e+12 FLOPs, about 41 s"
+    )
+
+
+def test_a_misspelled_field_is_refused():
+    with pytest.raises(ValidationError, match="on_mis"):
+        stage(on_mis="stop")
+
+
+def test_costs_add_up_and_memory_is_the_larger_of_two_peaks():
+    first = Cost(student_trainings=1, flops=10, seconds=2, memory_bytes=100, unit_from="FLOPs")
+    second = Cost(student_trainings=2, flops=5, seconds=1, memory_bytes=300)
+    assert first + second == Cost(
+        student_trainings=3, flops=15, seconds=3, memory_bytes=300, unit_from="FLOPs"
+    )
+    assert first.times(3) == Cost(
+        student_trainings=3, flops=30, seconds=6, memory_bytes=100, unit_from="FLOPs"
+    )
+
+
+# What a family can carry out
+
+SIZES = (1, 3, 6)
+LOSSES = ("kl", "dist")
+
+
+def test_a_plan_that_can_be_carried_out_passes():
+    good = plan(stage("assistant", "6", ("checkpoint:1",)), stage(sources=("assistant",)))
+    assert check_plan(good, SIZES, 1, LOSSES, n_checkpoints=2) is None
+
+
+@pytest.mark.parametrize(
+    "stages, match",
+    [
+        ((stage("a", 5), stage()), "known size for stage 'a' but got '5'"),
+        ((stage(size=3),), "last stage to train the student's size 1 but got 3"),
+        ((stage(scheme="online"),), "scheme 'offline' in stage 'student' but got 'online'"),
+        (
+            (stage(knowledge=(KL.with_(loss="dits"),)),),
+            "known loss in stage 'student' but got 'dits'; nearest: 'dist'",
+        ),
+        (
+            (stage(sources=("checkpoint:2",)),),
+            "checkpoint below 2 in stage 'student' but got 'checkpoint:2'",
+        ),
+        ((stage(sources=("checkpoint:x",)),), "got 'checkpoint:x'"),
+    ],
+)
+def test_what_a_family_cannot_carry_out_is_refused(stages, match):
+    with pytest.raises(InputError, match=match):
+        check_plan(plan(*stages), SIZES, 1, LOSSES, n_checkpoints=2)
+
+
+def test_all_mistakes_are_named_at_once():
+    bad = plan(stage("a", 5, scheme="online"), stage("b", 3, knowledge=(KL.with_(loss="kll"),)))
+    with pytest.raises(InputError) as caught:
+        check_plan(bad, SIZES, 1, LOSSES)
+    message = str(caught.value)
+    for part in ("size for stage 'a'", "'online'", "'kll'", "last stage"):
+        assert part in message
+    assert "\n" not in message

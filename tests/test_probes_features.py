@@ -1,0 +1,568 @@
+"""Features: which layers are looked at, what is kept of them, and that models are left as they were."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from gapkit.data import Data
+from gapkit.errors import InputError
+from gapkit.probes.features import (
+    Recorder,
+    Taps,
+    bare,
+    choose_layers,
+    first_tensor,
+    observe,
+    placed,
+    reduced,
+)
+from gapkit.probes.moments import BatchHsic, Grams, Moments
+from gapkit.task import Classification
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        return self.relu(x + self.conv2(self.relu(self.conv1(x))))
+
+
+class ResNet(nn.Module):
+    def __init__(self, width: int = 4, n_blocks: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(True))
+        self.layer1 = nn.Sequential(*(Residual(width) for _ in range(n_blocks)))
+        self.drop = nn.Dropout()
+        self.fc = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.fc(self.drop(self.layer1(self.stem(x)).mean((2, 3))))
+
+
+class Functional(nn.Module):
+    """Activations without modules, one module called twice, one never, a last step of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.twice = nn.Linear(6, 6)
+        self.never = nn.Linear(6, 2)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return F.log_softmax(self.head(F.relu(self.twice(F.relu(self.twice(x))))), 1)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.lstm = nn.LSTM(3, 5, batch_first=batch_first)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x):
+        states, _ = self.lstm(x if self.batch_first else x.transpose(0, 1))
+        return self.head(states[:, -1] if self.batch_first else states[-1])
+
+
+class Tokens(nn.Module):
+    """Called with keywords, returns a mapping."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, width)
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.embed(input_ids)
+        return {"logits": self.head(hidden[:, 0]), "hidden": hidden}
+
+
+def mlp(width: int = 5, n_classes: int = 3, inplace: bool = False) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(4, width), nn.ReLU(inplace), nn.BatchNorm1d(width), nn.Linear(width, n_classes)
+    )
+
+
+def vectors(n: int = 30, width: int = 4, seed: int = 0, **keywords) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, width, generator=generator)
+    dataset = TensorDataset(x, torch.arange(n) % 3)
+    return Data(dataset, dataset, dataset, **keywords)
+
+
+def taps(layers=("0", "1", "3"), student=None, **keywords) -> Taps:
+    return Taps(tuple(layers), tuple(student or layers), **keywords)
+
+
+def look(data=None, teacher=None, student=None, used=None, split="test", **models):
+    torch.manual_seed(0)
+    models = {"teacher": teacher or mlp(), "student": student or mlp(2), **models}
+    return observe(split, data or vectors(), Classification(), models, used or taps())
+
+
+# --- choosing layers
+
+
+def test_plain_stacks_are_seen_after_each_activation():
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(2, 3, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout()),
+        *(nn.Identity(), nn.Linear(3, 4), nn.Softmax(1)),
+    )
+    assert choose_layers(net, torch.ones(2, 1, 9, 9)) == ("2", "5", "10")
+
+
+def test_residual_blocks_are_seen_as_wholes():
+    layers = choose_layers(ResNet(), torch.ones(2, 1, 8, 8))
+    assert layers == ("stem.2", "layer1.0", "layer1.1", "layer1.2", "fc")
+
+
+def test_a_model_of_few_blocks_is_opened():
+    layers = choose_layers(ResNet(n_blocks=1), torch.ones(2, 1, 8, 8))
+    assert layers == ("stem.2", "layer1.0.relu#1", "layer1.0.relu#2", "fc")
+
+
+def test_functional_activations_and_repeated_calls():
+    layers = choose_layers(Functional(), torch.ones(2, 4))
+    assert layers == ("first", "twice#1", "twice#2", "head", "(model)")
+
+
+def test_transformer_blocks():
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.TransformerEncoder(block, 3, enable_nested_tensor=False)
+    net = nn.Sequential(nn.Linear(4, 8), encoder, nn.Linear(8, 2))
+    assert choose_layers(net, torch.ones(2, 5, 4)) == (
+        *("0", "1.layers.0", "1.layers.1", "1.layers.2", "2"),
+    )
+
+
+def test_layers_that_are_not_batch_first_are_left_out_or_refused():
+    x = torch.ones(2, 7, 3)
+    assert choose_layers(Recurrent(batch_first=True), x) == ("lstm", "head")
+    assert choose_layers(Recurrent(batch_first=False), x) == ("head",)
+    with pytest.raises(InputError, match=r"'lstm' but got shape \(7, 2, 5\) for 2 samples"):
+        choose_layers(Recurrent(batch_first=False), x, wanted=["lstm"])
+
+
+def test_a_single_layer_is_a_model():
+    assert choose_layers(nn.Linear(3, 2), torch.ones(2, 3)) == ("(model)",)
+
+
+def test_wrappers_do_not_show_in_names():
+    net = mlp()
+    expected = choose_layers(net, torch.ones(2, 4))
+    assert expected == ("1", "3")
+    assert choose_layers(nn.DataParallel(net), torch.ones(2, 4)) == expected
+    compiled = torch.compile(net, backend="eager")
+    assert bare(compiled) is net
+    assert choose_layers(compiled, torch.ones(2, 4)) == expected
+    inner = nn.Sequential(net, torch.compile(nn.Linear(3, 2), backend="eager"))
+    assert choose_layers(inner, torch.ones(2, 4), ["0.3"]) == ("0.3",)
+
+
+def test_many_layers_are_thinned_evenly_with_both_ends():
+    net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(41)))
+    layers = choose_layers(net, torch.ones(2, 3), limit=5)
+    assert layers == ("0", "10", "20", "30", "40")
+    assert len(choose_layers(net, torch.ones(2, 3))) == 24
+
+
+def test_wanted_layers_by_name_and_glob_come_in_running_order():
+    net, x = ResNet(), torch.ones(2, 1, 8, 8)
+    assert choose_layers(net, x, ["fc", "layer1.?"]) == ("layer1.0", "layer1.1", "layer1.2", "fc")
+    assert choose_layers(net, x, ["*.conv2"])[0] == "layer1.0.conv2"
+    assert choose_layers(Functional(), torch.ones(2, 4), ["twice"]) == ("twice#1", "twice#2")
+    assert choose_layers(Functional(), torch.ones(2, 4), ["twice#2"]) == ("twice#2",)
+
+
+def test_unknown_and_silent_layers_are_named():
+    x = torch.ones(2, 4)
+    with pytest.raises(InputError, match=r"known layer but got 'firts'; nearest: 'first'"):
+        choose_layers(Functional(), x, ["firts"])
+    with pytest.raises(InputError, match=r"layer 'never' to run .* but it never did"):
+        choose_layers(Functional(), x, ["never"])
+    with pytest.raises(InputError, match=r"layer 'never' to run"):
+        choose_layers(Functional(), x, ["head", "nev*"])
+
+
+def test_a_view_that_does_not_fit_is_told_in_one_line():
+    with pytest.raises(
+        InputError, match=r"accept its view of shape \(2, 5\) but it raised"
+    ) as info:
+        choose_layers(mlp(), torch.ones(2, 5))
+    assert "\n" not in str(info.value)
+
+
+# --- reducing
+
+
+def test_maps_are_pooled_as_a_plain_loop_would():
+    maps = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    loop = [[maps[i, c].sum().item() / 24 for c in range(3)] for i in range(2)]
+    torch.testing.assert_close(reduced(maps, "gap"), torch.tensor(loop))
+    quarter = maps[:, :, :2, 3:].mean((2, 3))
+    torch.testing.assert_close(reduced(maps, "grid:2").view(2, 3, 2, 2)[:, :, 0, 1], quarter)
+    assert torch.equal(reduced(maps, "flatten"), maps.reshape(2, 72))
+    volume = maps[:, :, None].expand(2, 3, 2, 4, 6)
+    torch.testing.assert_close(reduced(volume, "gap"), torch.tensor(loop))
+
+
+def test_tokens_are_pooled_where_they_count():
+    tokens = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]])
+    mean = torch.stack([tokens[0, :2].mean(0), tokens[1, 1:].mean(0)])
+    torch.testing.assert_close(reduced(tokens, "gap", mask), mean)
+    torch.testing.assert_close(reduced(tokens, "gap"), tokens.mean(1))
+    assert torch.equal(reduced(tokens, "cls", mask), tokens[:, 0])
+    last = torch.stack([tokens[0, 1], tokens[1, 3]])
+    assert torch.equal(reduced(tokens, "last", mask), last)
+    assert torch.equal(reduced(tokens, "last"), tokens[:, -1])
+    shorter = torch.ones(2, 3)
+    torch.testing.assert_close(reduced(tokens, "gap", shorter), tokens.mean(1))
+    assert torch.equal(reduced(tokens, "grid:1"), tokens.mean(1))
+
+
+def test_reduced_is_no_view_and_is_float32():
+    output = torch.ones(2, 3)
+    kept = reduced(output, "gap")
+    output.zero_()
+    assert kept.min() == 1
+    assert reduced(torch.ones(2, 3, dtype=torch.bfloat16), "gap").dtype == torch.float32
+    assert reduced(torch.ones(2, 3, 4, dtype=torch.float16), "flatten").dtype == torch.float32
+
+
+def test_tokens_are_asked_of_tokens_only():
+    with pytest.raises(InputError, match=r"Expected tokens .* reduce='cls' .* \(2, 3, 4, 4\)"):
+        reduced(torch.ones(2, 3, 4, 4), "cls")
+    with pytest.raises(InputError, match="at least 2 dimensions"):
+        reduced(torch.ones(3), "gap")
+    with pytest.raises(InputError, match="known reduce but got 'gapp'; nearest: 'gap'"):
+        taps(reduce="gapp")
+    with pytest.raises(InputError, match="known reduce but got 'grid:0'"):
+        taps(reduce="grid:0")
+
+
+def test_first_tensor_of_whatever_a_module_returns():
+    x = torch.ones(1)
+    assert first_tensor((None, (x, 2))) is x
+    assert first_tensor({"a": None, "b": [x]}) is x
+    assert first_tensor("text") is None
+
+
+# --- recording
+
+
+def record(net, layers, view, reduce="gap"):
+    with torch.no_grad(), Recorder(net, layers, reduce, "student").open() as recorder:
+        return recorder(view)[1]
+
+
+def test_in_place_activations_do_not_change_what_was_kept():
+    net, x = mlp(inplace=True), torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    seen = record(net, ("0", "1"), x)
+    before = net[0](x)
+    assert before.min() < -0.1
+    torch.testing.assert_close(seen["0"], before)
+    torch.testing.assert_close(seen["1"], before.relu())
+
+
+def test_an_in_place_first_layer_does_not_change_the_other_models_input():
+    x = torch.randn(30, 4)
+    dataset = TensorDataset(x, torch.arange(30) % 3)
+    greedy = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))
+    student = mlp(2)
+    seen = look(Data(dataset, dataset, dataset), greedy, student, taps(("1",), ("0",)))
+    assert x.min() < 0
+    torch.testing.assert_close(seen.student.features["0"], student[0](x))
+
+
+def test_a_module_called_twice_gives_both_calls():
+    net, x = Functional().eval(), torch.randn(5, 4)
+    seen = record(net, ("twice#1", "twice#2"), x)
+    first = net.twice(net.first(x).relu())
+    torch.testing.assert_close(seen["twice#1"], first)
+    torch.testing.assert_close(seen["twice#2"], net.twice(first.relu()))
+    assert not torch.allclose(first, seen["twice#2"])
+
+
+def test_sequences_from_convolutions_are_pooled_over_length():
+    net = nn.Sequential(nn.Conv1d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+    x = torch.randn(4, 2, 10)
+    seen = record(net, ("1",), x)["1"]
+    torch.testing.assert_close(seen, net[:2](x).mean(2))
+    assert seen.shape == (4, 6)
+
+
+def test_masked_tokens_do_not_count():
+    net = Tokens()
+    ids = torch.tensor([[1, 2, 9, 9], [3, 4, 5, 6]])
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
+    seen = record(net, ("embed",), {"input_ids": ids, "attention_mask": mask})["embed"]
+    torch.testing.assert_close(seen[0], net.embed.weight[[1, 2]].mean(0))
+    torch.testing.assert_close(seen[1], net.embed.weight[3:7].mean(0))
+
+
+def test_recorded_layers_must_exist_and_run():
+    with pytest.raises(InputError, match="layer of the student but got 'frist'; nearest: 'first'"):
+        Recorder(Functional(), ("frist",), "gap", "student")
+    with pytest.raises(InputError, match="layer 'never' of the student to run"):
+        record(Functional(), ("never",), torch.ones(2, 4))
+
+
+# --- observing
+
+
+def test_everything_comes_back_in_the_splits_own_order():
+    data, teacher, student = vectors(), mlp(), mlp(2)
+    seen = look(data, teacher, student, taps(batch_size=7))
+    x = data.dataset("test").tensors[0]
+    torch.testing.assert_close(seen.teacher.outputs, teacher.eval()(x))
+    torch.testing.assert_close(seen.student.outputs, student.eval()(x))
+    torch.testing.assert_close(seen.teacher.features["1"], teacher[:2](x))
+    torch.testing.assert_close(seen.student.features["0"], student[0](x))
+    assert torch.equal(seen.targets, torch.arange(30) % 3)
+    assert seen.teacher.rows.tolist() == list(range(30))
+    assert seen.teacher.layers == ("0", "1", "3")
+    assert seen.untrained is None
+
+
+def test_a_dataset_that_answers_differently_each_time_is_asked_once_per_sample():
+    """Both models see one and the same batch, also with random augmentation or shuffling inside."""
+
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            return torch.randn(4), index % 3
+
+    teacher = mlp()
+    data = Data(Noisy(), Noisy(), Noisy())
+    seen = look(data, teacher, copy.deepcopy(teacher), taps(batch_size=5))
+    assert seen.teacher.outputs.std() > 0
+    assert torch.equal(seen.teacher.outputs, seen.student.outputs)
+
+
+def test_one_model_in_both_roles_and_a_shared_layer():
+    shared = nn.Linear(4, 6)
+    teacher = nn.Sequential(shared, nn.Linear(6, 3))
+    student = nn.Sequential(shared, nn.Linear(6, 3))
+    seen = look(None, teacher, student, taps(("0", "1")))
+    assert torch.equal(seen.teacher.features["0"], seen.student.features["0"])
+    assert not torch.allclose(seen.teacher.features["1"], seen.student.features["1"])
+    same = look(None, teacher, teacher, taps(("0", "1")))
+    assert torch.equal(same.teacher.features["1"], same.student.features["1"])
+
+
+def hooks(*models) -> int:
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks)
+        for model in models
+        for module in model.modules()
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_models_are_left_as_they_were(fails):
+    teacher, student = mlp().train(), mlp(2).train()
+    teacher[2].eval()
+    teacher[0].weight.requires_grad_(False)
+    if fails:
+        with torch.no_grad():
+            student[3].bias[0] = torch.nan
+    states = copy.deepcopy(teacher.state_dict())
+    torch.manual_seed(5)
+    random = torch.get_rng_state()
+    models = {"teacher": teacher, "student": student}
+    if fails:
+        with pytest.raises(InputError, match="nan"):
+            observe("test", vectors(), Classification(), models, taps())
+    else:
+        observe("test", vectors(), Classification(), models, taps())
+    assert hooks(teacher, student) == 0
+    assert [module.training for module in teacher] == [True, True, False, True]
+    assert teacher.training
+    assert all(module.training for module in student)
+    assert not teacher[0].weight.requires_grad
+    assert teacher[3].weight.requires_grad
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, states[name])
+
+
+def test_choosing_layers_leaves_no_hooks_after_an_exception():
+    net = mlp().train()
+    with pytest.raises(InputError, match="accept its view"):
+        choose_layers(net, torch.ones(2, 9))
+    assert hooks(net) == 0
+    assert net.training
+
+
+def test_models_go_to_the_device_and_back():
+    class Travels(nn.Linear):
+        trips: list[str] = []  # noqa: RUF012
+
+        def to(self, device):
+            self.trips.append(str(device))
+            return self
+
+    net = Travels(2, 2)
+    with pytest.raises(KeyError), placed([net], "meta"):
+        raise KeyError
+    assert net.trips == ["meta", "cpu"]
+    with placed([net], "cpu"):
+        assert net.trips == ["meta", "cpu"]
+
+
+def test_features_are_capped_by_a_seeded_choice_but_sums_are_not():
+    data, teacher = vectors(), mlp()
+    seen = look(data, teacher, None, taps(cap=11, batch_size=8, seed=3))
+    assert len(seen.teacher.rows) == 11
+    assert (np.diff(seen.teacher.rows) > 0).all()
+    assert seen.teacher.rows.tolist() != list(range(11))
+    x = data.dataset("test").tensors[0][seen.teacher.rows]
+    torch.testing.assert_close(seen.teacher.features["0"], teacher[0](x))
+    assert seen.moments.n == 30
+    assert len(seen.teacher.outputs) == 30
+    again = look(data, teacher, None, taps(cap=11, batch_size=30, seed=3))
+    assert again.teacher.rows.tolist() == seen.teacher.rows.tolist()
+
+
+def test_sums_do_not_depend_on_the_batch_size():
+    data, teacher = vectors(90), mlp()
+    student = mlp(2)
+    layers = taps(cap=50, batch_size=90), taps(cap=50, batch_size=29)
+    one, many = (look(data, teacher, student, used).moments.products() for used in layers)
+    assert isinstance(look(data, teacher, student, layers[0]).moments, Moments)
+    np.testing.assert_allclose(many.cross, one.cross, rtol=1e-5)  # forward passes round apart
+
+
+def test_wide_layers_use_gram_matrices_or_batches(monkeypatch):
+    wide = nn.Sequential(nn.Linear(4, 500), nn.Linear(500, 3))
+    layers = taps(("0",))
+    assert isinstance(look(None, wide, wide, layers).moments, Grams)
+    from gapkit.probes import moments
+
+    monkeypatch.setattr(moments, "BYTE_BUDGET", 1000)
+    seen = look(None, wide, wide, layers, untrained=wide)
+    assert isinstance(seen.moments, BatchHsic)
+    assert isinstance(seen.untrained_moments, BatchHsic)
+    assert look(None, wide, wide, taps(("0",), moments=False)).moments is None
+
+
+def test_the_untrained_student_is_seen_beside():
+    seen = look(untrained=mlp(2))
+    assert set(seen.models) == {"teacher", "student", "untrained"}
+    assert seen.untrained_moments.dims_y == seen.moments.dims_y
+    assert not torch.equal(seen.untrained.outputs, seen.student.outputs)
+
+
+def test_groups_slices_and_progress():
+    groups = {"test": [i // 3 for i in range(30)]}
+    data = vectors(groups=groups, slices={"odd": {"test": [i % 2 for i in range(30)]}})
+    done = []
+    observe(
+        "test",
+        data,
+        Classification(),
+        {"teacher": mlp(), "student": mlp(2)},
+        taps(batch_size=16),
+        done.append,
+    )
+    assert done == [16, 30]
+    seen = look(data)
+    assert seen.groups.tolist() == groups["test"]
+    assert seen.slices["odd"].tolist() == [0, 1] * 15
+    assert seen.moments.groups
+
+
+def test_half_precision_models_give_float32():
+    half = nn.Sequential(nn.Linear(4, 3)).to(torch.bfloat16)
+    data = vectors(teacher_input=lambda raw: raw[0].to(torch.bfloat16))
+    seen = look(data, half, mlp(), taps(("0",)))
+    assert seen.teacher.outputs.dtype == seen.teacher.features["0"].dtype == torch.float32
+
+
+# --- refusals
+
+
+def test_nan_features_name_model_layer_and_sample():
+    class Spoils(nn.Module):
+        def forward(self, x):
+            y = x[:, :4].clone()
+            y[x[:, 0] == 17, 2] = torch.nan
+            return y
+
+    x = torch.arange(30.0)[:, None].expand(30, 4).contiguous()
+    data = Data(*[TensorDataset(x, torch.arange(30) % 3)] * 3)
+    student = nn.Sequential(Spoils(), nn.Linear(4, 3))
+    message = (
+        r"Expected finite features but got nan from the student at '0' "
+        r"for sample 'test/17' \(1 of 4 values\)"
+    )
+    with pytest.raises(InputError, match=message):
+        look(data, mlp(), student, taps(("1",), ("0",)))
+
+
+def test_infinite_outputs_name_model_and_sample():
+    teacher = mlp()
+    with torch.no_grad():
+        teacher[3].bias.fill_(-torch.inf)
+    with pytest.raises(
+        InputError,
+        match=r"finite outputs but got -inf from the teacher for sample 'test/\d+' \(3 of 3",
+    ):
+        look(None, teacher, None, taps(("1",)))
+
+
+def test_other_classes_are_refused():
+    with pytest.raises(InputError, match="have the same classes but got 7 and 3"):
+        look(None, mlp(n_classes=7), mlp(n_classes=3))
+    with pytest.raises(InputError, match="teacher and untrained to have the same classes"):
+        look(untrained=mlp(n_classes=4))
+
+
+def test_labels_outside_the_classes_are_refused():
+    with pytest.raises(InputError, match="the teacher's 2 classes"):
+        look(None, mlp(n_classes=2), mlp(n_classes=2))
+
+
+def test_a_student_that_refuses_its_view_is_named():
+    with pytest.raises(
+        InputError,
+        match=r"Expected the student to accept its view of shape \(30, 4\) but it raised Runt",
+    ):
+        look(None, mlp(), nn.Sequential(nn.Linear(9, 3)), taps(("1",), ("0",)))
+
+
+def test_outputs_of_other_samples_are_refused():
+    class Half(nn.Linear):
+        def forward(self, x):
+            return super().forward(x[: len(x) // 2])
+
+    with pytest.raises(
+        InputError, match=r"Expected 30 samples first in the outputs from the student"
+    ):
+        look(None, mlp(), Half(4, 3), taps(("1",), ("(model)",)))
+
+
+def test_roles_are_checked():
+    with pytest.raises(InputError, match="known role of a model but got 'pupil'"):
+        observe("test", vectors(), Classification(), {"teacher": mlp(), "pupil": mlp()}, taps())
+    with pytest.raises(InputError, match="the student is missing"):
+        observe("test", vectors(), Classification(), {"teacher": mlp()}, taps())
+    with pytest.raises(InputError, match="batch_size and cap of at least 1"):
+        taps(batch_size=0)

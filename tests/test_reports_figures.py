@@ -1,0 +1,244 @@
+"""Drawings hold the numbers they were given, as text and in the same bytes every time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure as Canvas
+
+from gapkit.errors import InputError
+from gapkit.measurement import Measurements
+from gapkit.plans import Stage
+from gapkit.reports import figures
+from gapkit.reports.compose import compose
+from gapkit.reports.figures_scores import CLASSES_DRAWN, drawn_classes
+from gapkit.reports.figures_training import plan_rows
+from gapkit.reports.look import ROLES, blank, look, printable, render
+from gapkit.reports.report import Figure, Report, Section
+from gapkit.reports.results import Results
+from gapkit.wording import Wording
+from tests import report_fixtures as made
+
+SAY = Wording(unit="share", score_name="accuracy")
+
+
+def axes(n: int = 1):
+    with look():
+        drawn = Canvas(layout="constrained").subplots(1, n, squeeze=False)[0]
+    return drawn if n > 1 else drawn[0]
+
+
+def texts(svg: bytes) -> list[str]:
+    return [
+        "".join(node.itertext()) for node in ET.fromstring(svg).iter() if node.tag.endswith("}text")
+    ]
+
+
+def shown(ax) -> str:
+    return " ".join(text.get_text() for text in ax.texts)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> dict[str, bytes]:
+    given = made.results()
+    report = compose(task_unit="share", **given)
+    return figures.draw(report, Results(**given), SAY)
+
+
+def test_every_figure_is_drawn_and_the_same_bytes_twice(drawings):
+    given = made.results()
+    report = compose(task_unit="share", **given)
+    assert set(drawings) == {figure.name for figure in report.figures}
+    assert figures.draw(report, Results(**given), SAY) == drawings
+
+
+def test_words_stay_text_in_the_body_font(drawings):
+    said = texts(drawings["waterfall"])
+    assert "42.0 %" in said
+    assert "+10.0 [+6.0, +14.0]" in said
+    assert b"Libertinus Serif" in drawings["waterfall"]
+    assert b"STIXGeneral" not in drawings["waterfall"]
+    assert all(b"<dc:date>" not in svg for svg in drawings.values())
+
+
+def test_waterfall_bars_start_where_the_last_one_ended():
+    ax = axes()
+    fall = made.gap().waterfall
+    figures.waterfall(ax, fall, SAY)
+    bars = ax.patches
+    ends = [bar.get_x() + bar.get_width() for bar in bars]
+    starts = [bar.get_x() for bar in bars[1:-1]]
+    assert starts == pytest.approx(ends[:-2])
+    assert ends[-2] == pytest.approx(98.0)
+    assert ends[-1] == pytest.approx(98.0)
+    assert to_hex(bars[0].get_facecolor()).upper() == ROLES["student"]
+    assert to_hex(bars[1].get_facecolor()).upper() != to_hex(bars[2].get_facecolor()).upper()
+    assert ax.get_yticklabels()[4].get_text().endswith("(with optimization)")
+
+
+def test_a_step_that_loses_is_not_drawn_as_a_gain():
+    fall = made.gap().waterfall
+    down = made.step("same recipe", "pipeline_fault", -0.1, 0.04)
+    ax = axes()
+    figures.waterfall(ax, fall.with_(steps=(down, *fall.steps[1:])), SAY)
+    assert ax.patches[1].get_width() == pytest.approx(-10)
+    assert to_hex(ax.patches[1].get_facecolor()).upper() == ROLES["student"]
+    assert to_hex(ax.patches[2].get_facecolor()).upper() == ROLES["reached"]
+
+
+def test_cka_map_shows_both_students_and_marks_undefined_cells():
+    matrix = made.cka()
+    values = matrix.values.copy()
+    values[2, 3] = np.nan
+    pair = axes(2)
+    figures.cka_map(pair, matrix.with_(values=values))
+    assert np.ma.getmaskarray(pair[0].images[0].get_array()).sum() == 1
+    np.testing.assert_allclose(pair[1].images[0].get_array(), matrix.untrained)
+    annotated = [text.get_text() for text in pair[0].texts]
+    assert annotated[0] == "0.92"
+    assert annotated[2 * 5 + 3] == "–"
+
+
+def test_many_layers_are_thinned_but_keep_first_and_last():
+    layers = tuple(f"layer{index}" for index in range(60))
+    pair = axes(2)
+    figures.cka_map(pair, made.cka(60, 60, layers))
+    for labels in (pair[0].get_yticklabels(), pair[0].get_xticklabels()):
+        names = [label.get_text() for label in labels]
+        assert len(names) <= 18
+        assert (names[0], names[-1]) == ("layer0", "layer59")
+    assert not pair[0].texts
+
+
+def test_probe_depth_draws_each_model_over_relative_depth():
+    ax = axes()
+    figures.probe_depth(ax, made.measurements().find("linear_probe", split="test"), 0.1)
+    lines = {line.get_label(): line for line in ax.lines}
+    assert {"teacher", "student", "untrained"} <= set(lines)
+    assert lines["teacher"].get_xdata()[0] == 0
+    assert lines["teacher"].get_xdata()[-1] == 1
+    assert lines["student"].get_ydata()[-1] == pytest.approx(48)
+    assert lines["student"].get_color() == ROLES["student"]
+    assert "constant answer" in shown(ax)
+
+
+def test_classes_run_from_worst_and_of_many_only_the_worst_are_drawn():
+    curve = made.by_class("student", 0.4, 100).with_(y=np.roll(made.by_class("s", 0.4, 100).y, 30))
+    chosen = drawn_classes(curve)
+    assert len(chosen) == CLASSES_DRAWN
+    assert curve.y[chosen].max() <= np.delete(curve.y, chosen).min()
+    ax = axes()
+    figures.by_class(ax, None, curve, None, SAY)
+    assert ax.get_yticklabels()[0].get_text() == curve.ticks[int(np.argmin(curve.y))]
+
+
+def test_by_class_matches_classes_by_label_and_leaves_out_missing_ones():
+    before, after = made.by_class("student", 0.4, 10), made.by_class("student", 0.6, 10)
+    kept = np.array([9, 3])
+    fewer = after.with_(
+        **{key: getattr(after, key)[kept] for key in ("x", "y", "low", "high", "n")}
+    )
+    ax = axes()
+    figures.by_class(ax, None, before, fewer.with_(ticks=("9", "3")), SAY)
+    drawn = next(line for line in ax.lines if line.get_label() == "student after").get_xdata()
+    rows = list(drawn_classes(before))
+    assert drawn[rows.index(9)] == pytest.approx(after.y[9] * 100)
+    assert np.isfinite(drawn).sum() == 2
+
+
+def test_controls_show_every_seed():
+    ax = axes()
+    runs = made.controls()
+    figures.controls(ax, runs, {"teacher": 0.98}, SAY)
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(
+        [line.get_xdata() for line in dots], [run.scores * 100 for run in runs]
+    )
+    assert ax.get_yticklabels()[3].get_text() == "longer (×4)"
+
+
+def test_reliability_leaves_out_empty_bins():
+    curve = made.reliability("student", 0.1)
+    y = curve.y.copy()
+    y[0] = np.nan
+    ax = axes()
+    figures.reliability(ax, [curve.with_(y=y)])
+    assert len(ax.lines[1].get_xdata()) == len(y) - 1
+
+
+def test_plan_diagram_orders_sources_and_shows_forecast_and_result():
+    plan, outcome = made.plan(), made.outcome()
+    last = plan.stages[1].with_(sources=("assistant 6", "teacher", "checkpoint:0"))
+    plan = plan.with_(stages=(plan.stages[0], last))
+    assert plan_rows(plan) == ["teacher", "checkpoint:0", "assistant 6", "student"]
+    ax = axes()
+    figures.plan_diagram(ax, plan, outcome, SAY)
+    said = shown(ax)
+    assert "predicted 59.0 % [52.0, 65.0]" in said
+    assert "reached 59.5 %" in said
+    assert len([text for text in ax.texts if getattr(text, "arrow_patch", None)]) == 4
+    ax = axes()
+    figures.plan_diagram(ax, plan, None, SAY)
+    assert "reached" not in shown(ax)
+
+
+def test_a_stage_from_labels_alone_has_no_arrow():
+    scratch = Stage(name="student", size=1, phases=({"knowledge": [{"kind": "label"}]},))
+    ax = axes()
+    figures.plan_diagram(ax, made.plan().with_(stages=(scratch,)), None, SAY)
+    assert not [text for text in ax.texts if getattr(text, "arrow_patch", None)]
+    assert len(ax.patches) == 1
+
+
+def test_training_curves_highlight_the_kept_seed():
+    ax = axes()
+    result = made.outcome().stages[1]
+    figures.training_curves(ax, result, SAY)
+    curves = [line for line in ax.lines if len(line.get_xdata())]
+    assert len(curves) == 3
+    strong = [line for line in curves if line.get_color() == ROLES["reached"]]
+    assert len(strong) == 1
+    np.testing.assert_allclose(strong[0].get_ydata(), result.training.curve_score * 100)
+
+
+def test_an_unknown_figure_is_refused():
+    block = Figure(name="pie", caption="c", alt="a")
+    report = Report(
+        title="t", study="s", verdict="v", sections=(Section(heading="h", blocks=(block,)),)
+    )
+    results = Results(study="s", measurements=Measurements(study="s"))
+    with pytest.raises(InputError, match="Expected a known figure but got 'pie'"):
+        figures.draw(report, results, SAY)
+
+
+def test_names_are_never_read_as_formulas_or_lost():
+    with look():
+        figure, (ax,) = blank(1.0)
+        ax.set_title(printable(made.HOSTILE))
+        svg = render(figure)
+    said = " ".join(texts(svg))
+    assert r"$\alpha$" in said
+    assert "U+7DB2" in said
+    assert "U+1F600" in said
+
+
+def test_the_users_settings_come_back():
+    before = dict(matplotlib.rcParams)
+    with pytest.raises(RuntimeError, match="inside"), look():
+        raise RuntimeError("inside")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_importing_reports_imports_no_matplotlib_typst_or_torch_at_once():
+    heavy = "{'matplotlib', 'typst', 'torch'}"
+    code = f"import sys, gapkit.reports; print(sorted({heavy} & set(sys.modules)))"
+    code += "; import gapkit.reports.figures, gapkit.reports.pdf"
+    code += "; print(sorted({'matplotlib', 'typst'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
