@@ -146,7 +146,9 @@ def synthetic(law: Law, rng: np.random.Generator) -> World:
     effect = {name: law.recipe * rng.normal() for name in (*recipes, SCRATCH)}
     peak, width = rng.uniform(0.3, 0.9), rng.uniform(0.15, 0.4)
     steep = law.patience * rng.uniform(0.5, 1.5)
-    odd = {arm: law.mixed * rng.normal() for arm in {Arm(a.path, a.recipe) for a in arms}}
+    odd = {
+        arm: law.mixed * rng.normal() for arm in dict.fromkeys(Arm(a.path, a.recipe) for a in arms)
+    }
 
     def mean_of(arm: Arm) -> float:
         rank = sizes.index(arm.path[-1]) / (len(sizes) - 1)

@@ -8,6 +8,8 @@ same student trained from scratch.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -22,20 +24,18 @@ def build(width: int) -> nn.Module:
     """Three 3×3 convolutions of width, 2·width and 2·width channels; 108 parameters at width 1."""
 
     def block(n_in: int, n_out: int, stride: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(n_out),
-            nn.ReLU(),
-        )
+        conv = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.ReLU())
 
-    return nn.Sequential(
-        block(1, width, 1),
-        block(width, 2 * width, 2),
-        block(2 * width, 2 * width, 2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(2 * width, 10),
-    )
+    layers = {
+        "block1": block(1, width, 1),
+        "block2": block(width, 2 * width, 2),
+        "block3": block(2 * width, 2 * width, 2),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flat": nn.Flatten(),
+        "head": nn.Linear(2 * width, 10),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 def digits(seed: int = 0) -> gk.Data:

@@ -31,10 +31,10 @@ _HOMES = {
     "Knowledge": "plans",
     "Planner": "planner",
     "Outcome": "outcome",
-    "check_loss": "losses",
+    "check_loss": "losscheck",
     "diagnose": "diagnosis",
     "plan": "proposal",
-    "distill": "progress",
+    "distill": "execution",
 }
 _RENAMED = {"measure": ("gapkit.probes.survey", "measure"), "report": ("gapkit.reports", "write")}
 

@@ -295,17 +295,17 @@ def capacity(case: Case) -> Finding | None:
     if gained.low <= 0:
         return None
     top: Scores = case.controls.get("teacher-sized", case.teacher)
-    reached = [*case.knowledge_arms]
-    if "longer" in case.controls:
-        reached.append(case.controls["longer"])
-    points = case.difference("size", top, max(reached, key=lambda arm: arm.mean))
+    longer = case.controls.get("longer")
+    reached = [*case.knowledge_arms, *([] if longer is None else [longer])]
+    points = case.difference("size", top, case.best(reached))
     seen = [float(arm.train_agreement.mean()) for arm in (same, larger)]
     finding = _finding(
         "capacity",
         points,
         min(len(same.seeds), len(larger.seeds)),
         f"Size {larger.path[-1]}, trained alike, gains {case.say.difference_of(gained)}; on the training set "
-        f"it agrees with the teacher on {seen[1]:.0%} of the samples, this student on {seen[0]:.0%}",
+        f"it agrees with the teacher on {100 * seen[1]:.0f} % of the samples, this student on "
+        f"{100 * seen[0]:.0f} %",
         "zero",
         "A way of training this size that reaches the larger one.",
         Remedy(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ from gapkit import __version__
 from gapkit.errors import InputError
 
 if TYPE_CHECKING:
+    from gapkit.quote import Quote
     from gapkit.study import Study
 
 app = typer.Typer(
@@ -33,17 +36,21 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default run
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the work and its cost, then stop.")]
 Budget = Annotated[
-    float, typer.Option("--budget", min=0, help="Student trainings to spend at most.")
+    float, typer.Option("--budget", min=0, max=1e6, help="Student trainings to spend at most.")
 ]
 Controls = Annotated[bool, typer.Option("--controls/--no-controls", help="Run control trainings.")]
 DiagnoseBudget = Annotated[
-    float, typer.Option("--diagnose-budget", min=0, help="Student trainings for the controls.")
+    float,
+    typer.Option("--diagnose-budget", min=0, max=1e6, help="Student trainings for the controls."),
 ]
 PlanBudget = Annotated[
-    float, typer.Option("--plan-budget", min=0, help="Student trainings for the planner's search.")
+    float,
+    typer.Option(
+        "--plan-budget", min=0, max=1e6, help="Student trainings for the planner's search."
+    ),
 ]
 
-DEMO_BUDGETS = (24.0, 16.0)
+DEMO_BUDGETS = (36.0, 24.0)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -57,7 +64,7 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Measure, diagnose, plan, distill and report."""
-    _everything(_load(study, out), diagnose_budget, plan_budget, as_json, dry_run)
+    _everything(_opened(study, out), diagnose_budget, plan_budget, as_json, dry_run)
 
 
 @app.command()
@@ -65,7 +72,7 @@ def measure(
     study: StudyFile, out: Out = None, as_json: Json = False, dry_run: DryRun = False
 ) -> None:
     """Measure teacher and student."""
-    _step(_load(study, out), "measure", as_json, dry_run, lambda s: s.measure())
+    _step(_opened(study, out), "measure", as_json, dry_run, lambda s: s.measure())
 
 
 @app.command()
@@ -80,7 +87,7 @@ def diagnose(
     """Name why the student fails, with control runs."""
     spend = budget if controls else 0
     _step(
-        _load(study, out),
+        _opened(study, out),
         "diagnose",
         as_json,
         dry_run,
@@ -99,7 +106,7 @@ def plan(
 ) -> None:
     """Propose assistants and stages, or say that none pay."""
     _step(
-        _load(study, out),
+        _opened(study, out),
         "plan",
         as_json,
         dry_run,
@@ -113,7 +120,7 @@ def distill(
     study: StudyFile, out: Out = None, as_json: Json = False, dry_run: DryRun = False
 ) -> None:
     """Carry out the run folder's plan, edited or not."""
-    _step(_load(study, out), "distill", as_json, dry_run, lambda s: s.distill())
+    _step(_opened(study, out), "distill", as_json, dry_run, lambda s: s.distill())
 
 
 @app.command()
@@ -127,11 +134,14 @@ def report(
     dry_run: DryRun = False,
 ) -> None:
     """Write the PDF of what the run folder holds."""
-    loaded = _load(study, out)
-    if _quoted(loaded, ("report",), dry_run, as_json):
-        return
-    path = _watched(loaded, lambda s: s.report(to))
-    print(json.dumps({"report": str(path)}) if as_json else f"report   {path}")
+    with _opened(study, out) as opened:
+        result = (
+            _quoted(opened, ("report",)) if dry_run else _watched(opened, lambda s: s.report(to))
+        )
+    if dry_run:
+        _show(result, as_json)
+    else:
+        print(json.dumps({"report": str(result)}) if as_json else f"report   {result}")
 
 
 @app.command()
@@ -145,11 +155,9 @@ def demo(
     """Find out why a real student fails on real digits, and close what can be closed."""
     from importlib.resources import as_file, files
 
-    from gapkit.studyfile import load_study
-
     with as_file(files("gapkit.examples") / "digits.py") as path:
-        loaded = load_study(path, out, seed=seed, epochs=epochs)
-    _everything(loaded, *DEMO_BUDGETS, as_json, dry_run)
+        opened = _opened(path, out, seed=seed, epochs=epochs)
+        _everything(opened, *DEMO_BUDGETS, as_json, dry_run)
 
 
 def _version(wanted: bool) -> None:
@@ -167,37 +175,37 @@ def _gapkit(
     pass
 
 
-def _load(path: Path, out: Path | None) -> Study:
-    from gapkit.studyfile import load_study
+@contextlib.contextmanager
+def _opened(path: Path, out: Path | None, **arguments: Any) -> Iterator[Study]:
+    """The study of a file. While it is open, what its code prints goes to standard error."""
+    from gapkit.studyfile import blamed, load_study
 
-    return load_study(path, out)
+    with contextlib.redirect_stdout(sys.stderr), blamed(path):
+        yield load_study(path, out, **arguments)
 
 
 def _step(
-    study: Study,
+    opened: AbstractContextManager[Study],
     name: str,
     as_json: bool,
     dry_run: bool,
     verb: Callable[[Study], Any],
     **budgets: float,
 ) -> None:
-    if _quoted(study, (name,), dry_run, as_json, **budgets):
-        return
-    result = _watched(study, verb)
-    print(result.model_dump_json(indent=2) if as_json else result)
-    if not as_json:
+    with opened as study:
+        result = _quoted(study, (name,), **budgets) if dry_run else _watched(study, verb)
+    _show(result, as_json)
+    if not (as_json or dry_run):
         print(f"kept in  {study.run.folder}")
 
 
 def _everything(
-    study: Study, diagnose_budget: float, plan_budget: float, as_json: bool, dry_run: bool
+    opened: AbstractContextManager[Study],
+    diagnose_budget: float,
+    plan_budget: float,
+    as_json: bool,
+    dry_run: bool,
 ) -> None:
-    from gapkit.quote import STEPS
-
-    budgets = {"diagnose_budget": diagnose_budget, "plan_budget": plan_budget}
-    if _quoted(study, STEPS, dry_run, as_json, **budgets):
-        return
-
     def all_verbs(s: Study) -> tuple[Any, ...]:
         return (
             s.measure(),
@@ -207,7 +215,16 @@ def _everything(
             s.report(),
         )
 
-    measurements, gap, proposal, outcome, path = _watched(study, all_verbs)
+    with opened as study:
+        if dry_run:
+            from gapkit.quote import STEPS
+
+            work = _quoted(study, STEPS, diagnose_budget=diagnose_budget, plan_budget=plan_budget)
+        else:
+            measurements, gap, proposal, outcome, path = _watched(study, all_verbs)
+    if dry_run:
+        _show(work, as_json)
+        return
     if as_json:
         whole = {"gap": gap, "plan": proposal, "outcome": outcome}
         found = {key: json.loads(item.model_dump_json()) for key, item in whole.items()}
@@ -227,17 +244,15 @@ def _everything(
     )
 
 
-def _quoted(
-    study: Study, steps: tuple[str, ...], dry_run: bool, as_json: bool, **budgets: float
-) -> bool:
-    """Print the work and its cost when asked to; True when that is all that was asked."""
-    if not dry_run:
-        return False
+def _show(result: Any, as_json: bool) -> None:
+    print(result.model_dump_json(indent=2) if as_json else result)
+
+
+def _quoted(study: Study, steps: tuple[str, ...], **budgets: float) -> Quote:
+    """The work and its cost; nothing is trained and nothing written."""
     from gapkit.quote import quote
 
-    work = quote(study, steps, **budgets)
-    print(work.model_dump_json(indent=2) if as_json else work)
-    return True
+    return quote(study, steps, **budgets)
 
 
 def _watched(study: Study, verb: Callable[[Study], Any]) -> Any:

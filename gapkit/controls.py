@@ -10,9 +10,11 @@ import numpy as np
 from gapkit.family import Family, Size
 from gapkit.gap import ControlRun
 from gapkit.outcome import Training
-from gapkit.probes.resample import paired
+from gapkit.probes.resample import bonferroni_level, paired
 
-MAX_SEEDS = 6
+OPENING_SEEDS = 2
+SETTLED_SEEDS = 3
+MAX_SEEDS = 8
 LONGER = 2.0
 LEVEL = 0.95
 
@@ -93,26 +95,25 @@ class Controls:
     notes: list[str] = field(default_factory=list)
     _found: dict[str, list[Training]] = field(default_factory=dict)
     _costs: dict[str, float] = field(default_factory=dict)
+    _contending: list[str] = field(default_factory=list)
 
     def run(self) -> tuple[ControlRun, ...]:
-        """All rounds: what the student learns from first, then length and size, then other teachers."""
-        plain = [arm.name for arm in self.arms if self._is_knowledge(arm)]
+        """Two seeds of all that the student may learn from; then the contenders, length and size."""
         size = [arm.name for arm in self.arms if arm.name in ("longer", "next size up")]
         dear = [arm.name for arm in self.arms if arm.name in ("smaller teacher", "teacher-sized")]
+        self._extend([arm.name for arm in self.arms if self._is_knowledge(arm)], OPENING_SEEDS)
+        contenders = self._contending = self._contenders()
         for names, n_seeds in (
-            (plain, 2),
+            (contenders, 4),
             (size, 1),
-            (plain, 3),
-            (size, 2),
             (dear, 1),
-            (plain, 4),
+            (contenders, 6),
             (size, 3),
-            (plain, 5),
+            (contenders, MAX_SEEDS),
+            (size, 4),
             (dear, 2),
-            (plain, MAX_SEEDS),
         ):
-            for name in names:
-                self._extend(name, n_seeds)
+            self._extend(names, n_seeds)
         left_out = [arm.name for arm in self.arms if arm.name not in self._found]
         if left_out:
             self.notes.append(
@@ -120,68 +121,89 @@ class Controls:
             )
         return tuple(self._record(arm) for arm in self.arms if arm.name in self._found)
 
+    def _contenders(self) -> list[str]:
+        """The student's own recipe and the two best others so far: further seeds go to them."""
+        others = [
+            arm.name
+            for arm in self.arms
+            if self._is_knowledge(arm) and arm.name in self._found and arm.name != "same recipe"
+        ]
+        found = ["same recipe"] if "same recipe" in self._found else []
+        return [*found, *sorted(others, key=self._mean, reverse=True)[:2]]
+
     @staticmethod
     def _is_knowledge(arm: Control) -> bool:
         return arm.name in ("same recipe", "scratch") or arm.name.startswith("knowledge: ")
 
-    def _extend(self, name: str, n_seeds: int) -> None:
-        """Train an arm until it has n seeds, unless it is settled or no longer affordable."""
-        position = next(i for i, arm in enumerate(self.arms) if arm.name == name)
+    def _extend(self, names: list[str], n_seeds: int) -> None:
+        """Give arms up to n seeds each, seed by seed, leaving out what is settled or too dear."""
+        for number in range(n_seeds):
+            for name in names:
+                if len(self._found.get(name, [])) == number and not self._settled(name):
+                    self._train(name)
+
+    def _train(self, name: str) -> None:
+        """One more seed of an arm, when the budget covers it."""
         if name == "longer":
-            self._aim_longer(position)
-        arm = self.arms[position]
-        while len(self._found.get(name, [])) < n_seeds and not self._settled(arm):
-            seed = self.first_seed + len(self._found.get(name, []))
-            cost = self.price(arm.path, arm.recipe, seed, arm.fraction)
-            if self.spent + cost > self.budget + 1e-9:
-                return
-            if self.heard:
-                self.heard(self.spent, self.budget, f"{name}, seed {seed}")
-            training = self.train(arm.path, arm.recipe, seed, arm.fraction)
-            self._found.setdefault(name, []).append(training)
-            self._costs[name] = self._costs.get(name, 0.0) + cost
-            self.spent += cost
-
-    def _aim_longer(self, position: int) -> None:
-        """Longer training is asked of the best knowledge found so far, before its first run."""
-        if "longer" in self._found:
+            self._aim_longer()
+        arm = next(arm for arm in self.arms if arm.name == name)
+        seed = self.first_seed + len(self._found.get(name, []))
+        cost = self.price(arm.path, arm.recipe, seed, arm.fraction)
+        if self.spent + cost > self.budget + 1e-9:
             return
-        best = self._best()
-        if best is not None:
-            arm = self.arms[position]
-            self.arms[position] = Control(
-                arm.name, arm.question, best.path, best.recipe, arm.fraction
-            )
+        if self.heard:
+            self.heard(self.spent, self.budget, f"{name}, seed {seed}")
+        training = self.train(arm.path, arm.recipe, seed, arm.fraction)
+        self._found.setdefault(name, []).append(training)
+        self._costs[name] = self._costs.get(name, 0.0) + cost
+        self.spent += cost
 
-    def _best(self) -> Control | None:
-        tried = [arm for arm in self.arms if self._is_knowledge(arm) and arm.name in self._found]
-        return max(tried, key=lambda arm: self._mean(arm.name), default=None)
+    def _aim_longer(self) -> None:
+        """Longer training is asked of the best contender, whose seeds it shares, before its first run."""
+        if "longer" in self._found or not self._contending:
+            return
+        name = max(self._contending, key=self._mean)
+        best = next(arm for arm in self.arms if arm.name == name)
+        position = next(i for i, arm in enumerate(self.arms) if arm.name == "longer")
+        arm = self.arms[position]
+        self.arms[position] = Control(arm.name, arm.question, best.path, best.recipe, arm.fraction)
 
     def _mean(self, name: str) -> float:
         return float(np.mean([training.score for training in self._found[name]]))
 
-    def _settled(self, arm: Control) -> bool:
-        """Whether more seeds of this arm would change no verdict.
+    def _settled(self, name: str) -> bool:
+        """Whether more seeds of this arm would change no verdict: its difference is clear already.
 
-        A knowledge arm is settled when it is clearly not the best; the best and the reference are
-        settled together when the others are and their own difference is clear at four seeds or more.
+        Everything is held against the student's own recipe (longer training against the same knowledge
+        at its usual length); the recipe itself is settled when all that have as many seeds are.
         """
-        if len(self._found.get(arm.name, [])) < 2:
+        n_seeds = len(self._found.get(name, []))
+        if n_seeds < SETTLED_SEEDS:
             return False
-        if not self._is_knowledge(arm):
-            return self._clear(arm.name, "same recipe") and len(self._found[arm.name]) >= 3
-        best = self._best()
-        if best is None or arm.name in (best.name, "same recipe"):
-            enough = len(self._found[arm.name]) >= 4
-            return enough and best is not None and self._clear(best.name, "same recipe")
-        return self._clear(best.name, arm.name)
+        if name == "same recipe":
+            rivals = [
+                arm.name
+                for arm in self.arms
+                if self._is_knowledge(arm)
+                and arm.name != name
+                and len(self._found.get(arm.name, [])) >= SETTLED_SEEDS
+            ]
+            return bool(rivals) and all(self._clear(rival, name) for rival in rivals)
+        reference = "same recipe"
+        if name == "longer":
+            recipe = next(arm.recipe for arm in self.arms if arm.name == name)
+            reference = next(
+                arm.name for arm in self.arms if self._is_knowledge(arm) and arm.recipe == recipe
+            )
+        return self._clear(name, reference)
 
     def _clear(self, first: str, second: str) -> bool:
         """Whether the paired difference of two arms excludes zero."""
         pairs = list(zip(self._found.get(first, []), self._found.get(second, []), strict=False))
-        if first == second or len(pairs) < 2:
+        if len(pairs) < SETTLED_SEEDS:
             return False
-        interval = paired([a.contributions - b.contributions for a, b in pairs], LEVEL)
+        level = bonferroni_level(LEVEL, sum(map(self._is_knowledge, self.arms)) - 1)
+        interval = paired([a.contributions - b.contributions for a, b in pairs], level)
         return interval.low > 0 or interval.high < 0
 
     def _record(self, arm: Control) -> ControlRun:

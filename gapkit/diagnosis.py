@@ -106,7 +106,7 @@ def undetermined(case: Case) -> Finding:
                 limit=f"zero, with at least {LEAST_SEEDS} seeds a control",
             ),
         ),
-        would_change=f"What would decide it: {decides}.",
+        would_change=f"{decides[0].upper()}{decides[1:]}.",
         remedy=Remedy(text=f"Run {decides}."),
     )
 

@@ -117,7 +117,10 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, n_steps: int
     if callable(recipe.schedule):
         return recipe.schedule(optimizer, n_steps)
     if recipe.schedule == "one_cycle":
-        return schedules.OneCycleLR(optimizer, recipe.lr, total_steps=n_steps)
+        cycles = any(name in optimizer.defaults for name in ("momentum", "betas"))
+        return schedules.OneCycleLR(
+            optimizer, recipe.lr, total_steps=n_steps, cycle_momentum=cycles
+        )
     if recipe.schedule == "cosine":
         return schedules.CosineAnnealingLR(optimizer, T_max=n_steps)
     return schedules.ConstantLR(optimizer, factor=1.0)
@@ -136,6 +139,7 @@ class Loop:
         self.job, self.task, self.data = job, task, data
         self.steps_per_epoch = job.recipe.steps(data.size("train")) // job.recipe.epochs
         self.fabric = make_fabric(device, job.recipe.precision)
+        self._dtype = _dtype(job.model)
         optimizer = make_optimizer(job.model, job.recipe)
         self.model, self.optimizer = self.fabric.setup(job.model, optimizer)
         with warnings.catch_warnings():
@@ -151,7 +155,10 @@ class Loop:
         self.points: list[tuple[int, float, float]] = []
 
     def run(self, tick: Callable[[float], None] | None = None) -> Curve:
-        """Train to the end from wherever the checkpoint stands; `tick` hears the share that is done."""
+        """Train to the end from wherever the checkpoint stands; `tick` hears the share that is done.
+
+        The model keeps its dtype: a "bf16-true" or "64-true" training is converted back at the end.
+        """
         self.resume()
         epochs = self.job.recipe.epochs
         teaching = [source.model for source in self.job.sources]
@@ -171,6 +178,8 @@ class Loop:
                 self.save()
                 if tick:
                     tick(self.next_epoch / epochs)
+        if _dtype(self.job.model) != self._dtype:
+            self.job.model.to(self._dtype)
         epoch, losses, scores = np.array(self.points, dtype=float).T
         return Curve(epoch, losses, scores, self.steps_per_epoch * epochs, self.seconds)
 
@@ -188,6 +197,11 @@ class Loop:
         values = torch.stack(losses).float().cpu()
         if not values.isfinite().all():
             self._fail(index, values, positions)
+        if not all(weight.isfinite().all() for weight in self.model.parameters()):
+            raise TrainingFailed(
+                f"Expected finite weights but the last step of epoch {index + 1} in stage "
+                f"{self.job.stage.name!r} left nan or infinite ones; {_kept(index)}"
+            )
         return values.mean().item()
 
     def step(self, batch: Batch, phase: Phase) -> Tensor:
@@ -241,7 +255,7 @@ class Loop:
         shown = ", ".join(ids[:3]) + (" ..." if len(ids) > 3 else "")
         raise TrainingFailed(
             f"Expected a finite loss but got {losses[first].item()} in stage {self.job.stage.name!r}, "
-            f"epoch {epoch + 1}, batch {first + 1} (samples {shown}); the checkpoint of epoch {epoch} is kept"
+            f"epoch {epoch + 1}, batch {first + 1} (samples {shown}); {_kept(epoch)}"
         )
 
     def save(self) -> None:
@@ -264,12 +278,16 @@ class Loop:
         if not path.exists():
             return
         try:
-            rest = self.fabric.load(path, self._state(), weights_only=True)
-            self.schedule.load_state_dict(rest["schedule"])
-            self.next_epoch, self.seconds = int(rest["epoch"]), float(rest["seconds"])
-            self.points = [(int(epoch), loss, score) for epoch, loss, score in rest["points"]]
-        except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-            cause = str(error).splitlines()[0]
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.job.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.points = [(int(epoch), loss, score) for epoch, loss, score in state["points"]]
+            self.next_epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            raise  # says nothing about the checkpoint
+        except Exception as error:  # torch.load has a dozen ways to say that a file is no checkpoint
+            cause = " ".join(str(error).split())[:160] or type(error).__name__
             path.unlink(missing_ok=True)
             raise InputError(
                 f"Expected a whole checkpoint in {path} but it cannot be read ({cause}); "
@@ -291,10 +309,14 @@ def predict(
     positions: np.ndarray | None = None,
     batch_size: int = 512,
 ) -> Tensor:
-    """A model's outputs (n, ...) on a split in its order, float32 on CPU; the model stays as it was."""
+    """A model's outputs (n, ...) on a split in its order, float32 on CPU.
+
+    The model stays as it was, and so do the random states outside: data or a model that draws at
+    random draws alike at every call.
+    """
     view = data.teacher_view if sees == "teacher" else data.student_view
     parts = []
-    with guest(model), torch.no_grad():
+    with guest(model), seeded(0), torch.no_grad():
         for batch in data.batches(split, batch_size, positions):
             outputs = task.outputs(call(model, view(moved(batch.raw, device))))
             parts.append(outputs.float().cpu())
@@ -306,3 +328,11 @@ def _targets(data: Data, split: str) -> Tensor:
     if targets is None:
         raise InputError(f"Expected targets on {split} but the data gives none")
     return targets
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((weight.dtype for weight in model.parameters()), torch.float32)
+
+
+def _kept(epoch: int) -> str:
+    return f"the checkpoint of epoch {epoch} is kept" if epoch else "there is no checkpoint yet"

@@ -65,9 +65,9 @@ class Execution:
             if reaction == "retry":
                 result = self._retry(stage, result)
             self.results.append(result)
-            if reaction == "replan" and self.replan is not None and not replanned:
+            if reaction == "replan":
+                waiting = waiting if replanned else self._replanned(result, waiting)
                 replanned = True
-                waiting = self._replanned(result, waiting)
             if reaction == "stop" and waiting:
                 left = ", ".join(repr(item.name) for item in waiting)
                 self.notes.append(
@@ -103,7 +103,8 @@ class Execution:
     def _key(self, source: str) -> str:
         if source == "teacher" or source.startswith("checkpoint:"):
             return source
-        return next(result for result in self.results if result.name == source).training.key
+        latest = next(result for result in reversed(self.results) if result.name == source)
+        return latest.training.key
 
     def _retry(self, stage: Stage, missed: StageResult) -> StageResult:
         """Once more, gentler: temperature 1. The better of the two on validation is kept."""
@@ -148,18 +149,19 @@ class Execution:
 
     def _comparisons(self, last: StageResult) -> tuple[Comparison, ...]:
         """The kept student against the failing one; this way of training against others, over seeds."""
-        task = self.trainings.task
-        unit = task.unit
+        unit, groups = self.trainings.task.unit, self.trainings.data.groups("test")
+        is_student = str(last.size) == str(self.trainings.family.student)
         found = [
             compare(
-                "the re-distilled student",
+                "the re-distilled student" if is_student else f"the assistant of size {last.size}",
                 "the failing student",
                 last.measurements.scores("student", "test")[None],
                 self.before.scores("student", "test")[None],
                 unit,
+                groups,
             )
         ]
-        if str(last.size) != str(self.trainings.family.student) or last.reaction.endswith("kept"):
+        if not is_student or last.reaction.endswith("kept"):
             return tuple(found)
         seeds = [training.seed for training in last.trainings]
         ours = np.stack([self._test(training) for training in last.trainings])
@@ -167,7 +169,7 @@ class Execution:
         for name, arm, recipe, length in self._rivals(fraction, bool(last.sources)):
             rivals = [self.trainings.arm(arm, recipe, seed, length) for seed in seeds]
             theirs = np.stack([self._test(training) for training in rivals])
-            found.append(compare("this plan", name, ours, theirs, unit))
+            found.append(compare("this plan", name, ours, theirs, unit, groups))
         return tuple(found)
 
     def _rivals(self, fraction: float, taught: bool) -> list[tuple[str, tuple, str, float]]:

@@ -90,7 +90,7 @@ class Planner:
         budget: student trainings the search may spend.
         teacher_score: on the scale of the scores told.
         fractions: of a full training that may be asked: 0.25 a quick look, 4.0 patience.
-        seed: breaks ties; the same seed and the same scores give the same trials.
+        seed: kept beside the search; nothing is drawn, so the same scores give the same trials.
 
     Raises:
         InputError: one line that names what does not fit.
@@ -180,9 +180,14 @@ class Planner:
         if not math.isfinite(value):
             self._queue = [waiting for waiting in self._queue if not _grows_from(waiting, trial)]
 
-    def choose(self) -> Choice:
-        """The arm with the highest expected score; among arms within noise, the cheapest."""
+    def choose(self, single_hop: bool = False) -> Choice:
+        """The arm with the highest expected score; among arms within noise, the cheapest.
+
+        With `single_hop` paths with assistants are left out: what to do when none is claimed to pay.
+        """
         arms = self._screened()
+        if single_hop:
+            arms = [arm for arm in arms if not arm.n_assistants] or self._single_hops()
         forecast = self.forecast()
         mean, _ = forecast.screen(arms, n_points=12)
         best = self._best(arms, mean, forecast.run_sd) if forecast.runs else 0
@@ -435,10 +440,10 @@ class Planner:
         best = singles[0]
         rival, m = arms[best], self._n_runs(arms[best])
         gain = float(mean[arms.index(arm)] - mean[best])
-        if n < 2 or m < 2:
+        if n < 2 or m < 1:
             return False, (
                 f"{base}; {gain:+.3g} over {rival.recipe} in a single hop, not claimed: it takes two "
-                f"runs of each, there are {n} and {m}."
+                f"runs of the chain and one of its rival, there are {n} and {m}."
             )
         limit = 2.0 * forecast.run_sd * math.sqrt(1 / n + 1 / m)
         pays = gain > limit

@@ -48,14 +48,14 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._finish()
+        self._finish("done in" if error is None else "stopped after")
         if self._bar is not None:
             self._bar.stop()
 
     def __call__(self, phase: str, done: float, total: float, what: str) -> None:
         """Show how far a phase is; a new phase closes the one before it."""
         if phase != self._phase:
-            self._finish()
+            self._finish("done in")
             self._phase, self._start, self._said, self._what = phase, time.monotonic(), 0.0, ""
             if self._bar is not None:
                 self._task = self._bar.add_task(VERBS.get(phase, phase), total=total, what=what)
@@ -68,11 +68,11 @@ class Progress:
             print(f"{VERBS.get(phase, phase)}: {what}{left}", file=sys.stderr, flush=True)
             self._said, self._what = time.monotonic(), what
 
-    def _finish(self) -> None:
+    def _finish(self, how: str) -> None:
         if not self._phase:
             return
         seconds = time.monotonic() - self._start
-        text = f"{VERBS.get(self._phase, self._phase)}: done in {seconds:.0f} s"
+        text = f"{VERBS.get(self._phase, self._phase)}: {how} {seconds:.0f} s"
         if self._bar is not None:
             self._bar.remove_task(self._task)
             self._bar.console.print(text, highlight=False)

@@ -12,9 +12,10 @@ from pydantic import Field
 from gapkit.family import Size
 from gapkit.gap import ControlRun, Gap
 from gapkit.planner import Choice, Planner, Trial
-from gapkit.plans import Alternative, Cost, Knowledge, Phase, Plan, Stage
+from gapkit.plans import Alternative, Cost, Knowledge, Phase, Plan, Predicted, Stage
 from gapkit.prices import Prices
 from gapkit.record import Record
+from gapkit.wording import Wording
 
 FRACTIONS = (1.0, 2.0, 4.0)
 N_SEEDS = 3
@@ -66,6 +67,7 @@ def plan(
     known: Sequence[TrialRow] = (),
     seed: int = 0,
     n_seeds: int = N_SEEDS,
+    say: Wording | None = None,
     heard: Callable[[float, float, str], None] | None = None,
 ) -> tuple[Plan, History]:
     """Search for the path and knowledge that score best, and write it down as stages.
@@ -84,6 +86,7 @@ def plan(
         known: rows of an earlier search, without charge.
         seed: of the search, and the first seed of the plan's stages.
         n_seeds: how often each chosen stage that ends at the student is trained.
+        say: how scores are worded; default: as plain numbers.
         heard: called with (spent, budget, what is trained next).
 
     Returns:
@@ -97,7 +100,7 @@ def plan(
         expected = _expected(planner, trial)
         cost = prices.trainings(trial.path[-1], trial.fraction)
         if heard:
-            heard(planner.spent - cost, budget, _words(trial))
+            heard(planner.spent - cost, budget, f"{_arm_words(trial)}, seed {trial.seed}")
         score = train(trial)
         planner.tell(trial, score)
         rows.append(
@@ -112,17 +115,18 @@ def plan(
                 score=score,
             )
         )
-    search = _total(prices, [row for row in rows if row.origin == "search"])
     proposal = propose(
-        planner.choose(),
+        planner,
         study=study,
         prices=prices,
         knowledge=knowledge,
         epochs=epochs,
-        answers=() if gap is None else tuple(finding.cause for finding in gap.findings),
         seeds=tuple(range(seed, seed + n_seeds)),
+        say=say or Wording(unit="", score_name="score"),
     )
-    return proposal.with_(search_cost=search), History(rows=tuple(rows))
+    search = _total(prices, [row for row in rows if row.origin == "search"])
+    answers = () if gap is None else tuple(finding.cause for finding in gap.findings)
+    return proposal.with_(search_cost=search, answers=answers), History(rows=tuple(rows))
 
 
 def make_planner(
@@ -181,16 +185,46 @@ def tell(planner: Planner, rows: Sequence[TrialRow]) -> list[TrialRow]:
 
 
 def propose(
-    choice: Choice,
+    planner: Planner,
     *,
     study: str,
     prices: Prices,
     knowledge: Mapping[str, tuple[Knowledge, ...]],
     epochs: int,
-    answers: Sequence[str],
     seeds: tuple[int, ...],
+    say: Wording,
 ) -> Plan:
-    """The planner's choice as stages: assistants once, the student with every seed."""
+    """The planner's choice as stages: assistants once, the student with every seed.
+
+    A path with assistants is proposed only when it is claimed to pay; else the best single hop is,
+    and the reasons say what was given up.
+    """
+    first = planner.choose()
+    choice = first if first.assistant_pays else planner.choose(single_hop=True)
+    stages = _stages(choice, knowledge, epochs, seeds, say)
+    return Plan(
+        study=study,
+        stages=tuple(stages),
+        predicted=_possible(choice.predicted, say),
+        predicted_run=_possible(choice.predicted_run, say),
+        cost=carry_out_cost(stages, prices, epochs),
+        alternatives=tuple(
+            arm.with_(predicted=_possible(arm.predicted, say), chosen=_is(arm, choice))
+            for arm in first.alternatives
+        ),
+        reasons=_reasons(choice, say),
+        assistant_pays=choice.assistant_pays,
+        claim=_claim(first, choice, say),
+    )
+
+
+def _stages(
+    choice: Choice,
+    knowledge: Mapping[str, tuple[Knowledge, ...]],
+    epochs: int,
+    seeds: tuple[int, ...],
+    say: Wording,
+) -> list[Stage]:
     sizes = choice.path if choice.recipe == "scratch" else choice.path[1:]
     changes = {} if choice.fraction == 1.0 else {"epochs": max(1, round(epochs * choice.fraction))}
     stages: list[Stage] = []
@@ -206,22 +240,20 @@ def propose(
                 phases=(Phase(knowledge=knowledge[choice.recipe]),),
                 seeds=seeds if last else seeds[:1],
                 on_miss="retry" if last else "replan",
-                predicted=choice.predicted_run if last else None,
+                predicted=_possible(choice.predicted_run, say) if last else None,
             )
         )
-    direct = [arm for arm in choice.alternatives if len(arm.path) <= 2]
-    return Plan(
-        study=study,
-        stages=tuple(stages),
-        predicted=choice.predicted,
-        predicted_run=choice.predicted_run,
-        cost=carry_out_cost(stages, prices, epochs),
-        alternatives=choice.alternatives,
-        reasons=_reasons(choice, direct),
-        answers=tuple(answers),
-        assistant_pays=choice.assistant_pays,
-        claim=choice.reason,
+    return stages
+
+
+def _possible(predicted: Predicted, say: Wording) -> Predicted:
+    """A forecast of a share, kept between 0 and 1."""
+    if say.unit != "share":
+        return predicted
+    low, value, high = (
+        min(max(x, 0.0), 1.0) for x in (predicted.low, predicted.value, predicted.high)
     )
+    return predicted.with_(low=low, value=value, high=high)
 
 
 def carry_out_cost(stages: Sequence[Stage], prices: Prices, epochs: int) -> Cost:
@@ -237,23 +269,49 @@ def carry_out_cost(stages: Sequence[Stage], prices: Prices, epochs: int) -> Cost
     return total
 
 
-def _reasons(choice: Choice, direct: Sequence[Alternative]) -> tuple[str, ...]:
+def _reasons(choice: Choice, say: Wording) -> tuple[str, ...]:
     """Why this plan, in lines of plain words."""
-    if choice.tried:
-        tried = f"Its arm was run {choice.n_runs} time(s) in the search and the controls."
-    else:
-        tried = "Its arm itself was not run: the forecast carries it over from its neighbors."
-    lines = [choice.reason, tried]
-    if not choice.assistant_pays:
-        shown = (
-            "no assistant is proposed"
-            if len(choice.path) <= 2
-            else "the assistant is not claimed to pay"
-        )
+    forecast = say.forecast(_possible(choice.predicted, say))
+    runs = f"{choice.n_runs} run{'s' * (choice.n_runs != 1)} of it"
+    rest = "" if choice.tried else ": carried over from the arms around it"
+    lines = [
+        f"{_arm_words(choice)} is expected to score {forecast} on validation, from {runs}{rest}."
+    ]
+    rivals = [arm for arm in choice.alternatives if not arm.chosen and len(arm.path) <= 2]
+    if rivals:
+        best = max(rivals, key=lambda arm: arm.predicted.value)
         lines.append(
-            f"No assistant beats the best of {len(direct)} single hops beyond noise: {shown}."
+            f"The next best single hop, {_arm_words(best)}, is expected to score "
+            f"{say.forecast(_possible(best.predicted, say))}, from {best.n_runs} run(s)."
         )
-    return tuple(line for line in lines if line)
+    return tuple(lines)
+
+
+def _claim(first: Choice, choice: Choice, say: Wording) -> str:
+    """Whether an assistant pays, in a sentence."""
+    if first.assistant_pays:
+        return f"An assistant pays: {_arm_words(first)} beats the best single hop beyond noise."
+    chains = [arm for arm in first.alternatives if len(arm.path) > 2]
+    if not chains:
+        return "No assistant was in question: the family has no size between."
+    best = max(chains, key=lambda arm: arm.predicted.value)
+    ahead = best.predicted.value - choice.predicted.value
+    runs = f"{best.n_runs} run{'s' * (best.n_runs != 1)}"
+    return (
+        f"No assistant is claimed to pay: the best path with one, {_arm_words(best)} ({runs}), is "
+        f"expected at {say.difference(ahead)} against this plan, within what noise explains, and costs "
+        f"{best.cost:.1f} student trainings."
+    )
+
+
+def _is(arm: Alternative, choice: Choice) -> bool:
+    return (arm.path, arm.recipe, arm.fraction) == (choice.path, choice.recipe, choice.fraction)
+
+
+def _arm_words(arm: Choice | Alternative | Trial) -> str:
+    path = " → ".join(map(str, arm.path))
+    length = "" if arm.fraction == 1.0 else f" for {arm.fraction:g} times the epochs"
+    return f"{path} by {arm.recipe}{length}"
 
 
 def _expected(planner: Planner, trial: Trial) -> float:
@@ -270,9 +328,3 @@ def _total(prices: Prices, rows: Sequence[TrialRow]) -> Cost:
     for row in rows:
         total += prices.of(row.path[-1], row.fraction)
     return total
-
-
-def _words(trial: Trial) -> str:
-    path = " → ".join(map(str, trial.path))
-    length = "" if trial.fraction == 1.0 else f", {trial.fraction:g}× epochs"
-    return f"{path} by {trial.recipe}{length}, seed {trial.seed}"

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from gapkit import losses
 from gapkit.family import activation_bytes, count_flops, count_parameters
 from gapkit.guest import call, guest, moved
-from gapkit.plans import Cost, Plan
+from gapkit.plans import Cost, Plan, check_plan
 from gapkit.prices import Prices, measure_prices
 from gapkit.record import Record
 from gapkit.study import Study
@@ -65,7 +66,13 @@ class Quote(Record):
 def quote(
     study: Study, steps: Sequence[str] = STEPS, diagnose_budget: float = 8, plan_budget: float = 10
 ) -> Quote:
-    """Price the steps from a short warm-up; trains nothing and writes nothing."""
+    """Price the steps from a short warm-up; trains nothing and writes nothing.
+
+    Raises:
+        InputError: for a run folder of another study, or a plan in it that cannot be carried out.
+    """
+    if not study.run.manifest and study.run.path("manifest.json").exists():
+        study.run.check(study._identity())
     prices = _prices(study)
     unit = prices.of(study.family.student)
     lines = []
@@ -128,6 +135,7 @@ def _distilling(study: Study, prices: Prices) -> Line:
 
     plan = study.run.load("plan", Plan) if study.run.path("plan.json").exists() else None
     if plan is not None:
+        _check(study, plan)
         cost = carry_out_cost(plan.stages, prices, study.recipe.epochs)
         return Line(
             name="distill", what="the plan in the run folder, with its scratch twins", cost=cost
@@ -136,6 +144,16 @@ def _distilling(study: Study, prices: Prices) -> Line:
     cost = prices.of(study.family.student, longest).times(2 * N_SEEDS)
     what = f"if a {longest:g}-fold longer single hop is chosen, {N_SEEDS} seeds and their scratch twins"
     return Line(name="distill", what=what, cost=cost)
+
+
+def _check(study: Study, plan: Plan) -> None:
+    """The same refusals as when the plan is carried out."""
+    own = [part.loss for parts in study.knowledge.values() for part in parts]
+    known = (*losses.names("response"), *own)
+    family = study.family
+    check_plan(plan, family.sizes, family.student, known, len(study._checkpoints))
+    for stage in plan.stages:
+        study.recipe.changed(stage.recipe)
 
 
 def _cells(name: str, cost: Cost) -> tuple[str, ...]:

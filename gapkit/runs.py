@@ -59,18 +59,12 @@ class Run:
         Raises:
             InputError: for another study's folder, a newer version's, or one with a broken manifest.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path("manifest.json")
         if path.exists():
-            self.manifest = _read_json(path)
-            self._check(dict(identity))
+            self.check(identity)
             return
-        strangers = [item.name for item in self.folder.iterdir() if item.name != ".lock"]
-        if strangers:
-            raise InputError(
-                f"Expected an empty or a gapkit run folder but {self.folder} holds "
-                f"{', '.join(sorted(strangers)[:3])} and no manifest.json"
-            )
+        self._refuse_strangers()
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.manifest = {
             "format": FORMAT,
             "gapkit": __version__,
@@ -80,16 +74,17 @@ class Run:
         }
         write(path, json.dumps(self.manifest, indent=2, ensure_ascii=False).encode())
 
-    def _check(self, identity: dict[str, str]) -> None:
-        found = self.manifest.get("format")
-        if not isinstance(found, int) or "identity" not in self.manifest:
+    def check(self, identity: Mapping[str, str]) -> None:
+        """Read the manifest; an error unless the folder is this study's. Writes nothing."""
+        manifest = _read_json(self.path("manifest.json"), "restore it or choose another --out")
+        found, theirs = manifest.get("format"), manifest.get("identity")
+        if not isinstance(found, int) or not isinstance(theirs, dict):
             raise InputError(f"Expected a gapkit manifest in {self.folder} but got something else")
         if found > FORMAT:
             raise InputError(
                 f"Expected a run folder of format {FORMAT} or older but {self.folder} has format {found}, "
-                f"written by gapkit {self.manifest.get('gapkit')}; this is gapkit {__version__}"
+                f"written by gapkit {manifest.get('gapkit')}; this is gapkit {__version__}"
             )
-        theirs = self.manifest["identity"]
         differ = [key for key in identity if theirs.get(key) != identity[key]]
         if differ:
             shown = "; ".join(
@@ -99,12 +94,27 @@ class Run:
                 f"Expected a run folder of this study but {self.folder} belongs to another ({shown}); "
                 "choose another --out"
             )
+        self.manifest = manifest
+
+    def _refuse_strangers(self) -> None:
+        """An error for a folder that holds something but no manifest; it is left as it is."""
+        if not self.folder.exists() or self.path("manifest.json").exists():
+            return
+        ours = (".lock", ".manifest.json.")  # what a first call leaves that was killed at once
+        names = sorted(item.name for item in self.folder.iterdir())
+        strangers = [name for name in names if not name.startswith(ours)]
+        if strangers:
+            raise InputError(
+                f"Expected an empty or a gapkit run folder but {self.folder} holds "
+                f"{', '.join(strangers[:3])} and no manifest.json"
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; a second process is refused."""
         from filelock import FileLock, Timeout
 
+        self._refuse_strangers()
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path(".lock"))
         try:
@@ -152,8 +162,10 @@ class Run:
         path = self.path(f"{name}.json")
         if not path.exists():
             return None
-        body = _read_json(path)
+        body = _read_json(path, "delete it to have it made again")
         header = body.pop(HEADER, {})
+        if not isinstance(header, dict):
+            raise InputError(f"Expected an object {HEADER!r} in {path} but got {header!r}")
         if (
             request is not None
             and header
@@ -177,7 +189,8 @@ class Run:
         blob = beside.read_bytes() if beside.exists() else b""
         if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
             raise InputError(
-                f"Expected {beside} to hold the arrays of {path.name} but it is missing or changed; delete {path} to have it made again"
+                f"Expected {beside} to hold the arrays of {path.name} but it is missing or changed; "
+                f"delete {path} to have it made again"
             )
         return load(blob)
 
@@ -188,9 +201,11 @@ def write(path: Path, content: bytes) -> None:
     try:
         half.write_bytes(content)
         os.replace(half, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             half.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 
@@ -207,12 +222,12 @@ def describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, mend: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"Expected complete JSON in {path} but it cannot be read ({error}); delete it to have it made again"
+            f"Expected complete JSON in {path} but it cannot be read ({error}); {mend}"
         ) from None
     if not isinstance(value, dict):
         raise InputError(f"Expected a JSON object in {path} but got {type(value).__name__}")

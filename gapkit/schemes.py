@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gapkit.errors import unknown
+from gapkit.errors import InputError, unknown
 from gapkit.losses import response_loss
 from gapkit.plans import Knowledge
 from gapkit.task import Task
@@ -51,7 +51,7 @@ def offline(
             continue
         if part.kind == "label":
             if targets is None:
-                raise ValueError("Expected targets for label knowledge but the data gives none")
+                raise InputError("Expected targets for label knowledge but the data gives none")
             total = total + part.weight * task.loss(student, targets)
             continue
         losses = [

@@ -31,6 +31,7 @@ from gapkit.recipe import Recipe
 from gapkit.runs import Run, write
 from gapkit.task import Task
 from gapkit.trainings import Trainings
+from gapkit.wording import Wording
 
 Heard = Callable[[str, float, float, str], None]
 
@@ -319,6 +320,7 @@ class Study:
             gap=gap,
             known=known,
             seed=self.seed,
+            say=Wording(unit=self.task.unit, score_name=self.task.score_name),
             heard=lambda spent, total, what: self._train_heard("plan", spent, total, what),
         )
         self.run.save("plan", proposal, request)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from gapkit.errors import InputError
+from gapkit.runs import describe
 
 if TYPE_CHECKING:
     from gapkit.study import Study
@@ -29,8 +34,10 @@ def load_study(path: str | Path, out: str | Path | None = None, **arguments: Any
         InputError: when the file is missing, fails, or defines no study.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"Expected a study file but {path} does not exist")
+    if not path.is_file():
+        raise InputError(f"Expected a study file but {path} is a folder")
     found = getattr(_run(path), "study", None)
     if found is None:
         raise InputError(
@@ -49,41 +56,77 @@ def load_study(path: str | Path, out: str | Path | None = None, **arguments: Any
     return found
 
 
+@contextlib.contextmanager
+def blamed(path: str | Path) -> Iterator[None]:
+    """Say in one line which line of the study file, or of a module beside it, raised.
+
+    What raises elsewhere passes as it is, and so does an InputError.
+    """
+    path = Path(path)
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if _lines(path, error):
+            raise InputError(_where(path, error)) from error
+        raise
+
+
 def _run(path: Path) -> Any:
     name = f"gapkit_study_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise InputError(f"Expected a Python file but got {path}")
+        raise InputError(f"Expected a Python file, named .py, but got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that classes defined in it can be found again
-    sys.path.insert(0, str(path.resolve().parent))
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(_where(path, error)) from error
     finally:
-        sys.path.remove(str(path.resolve().parent))
+        with contextlib.suppress(ValueError):  # the file may have changed the path itself
+            sys.path.remove(folder)
     return module
 
 
 def _called(path: Path, function: Any, arguments: dict[str, Any]) -> Any:
     try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        given = ", ".join(arguments) or "no argument"
+        raise InputError(
+            f"Expected `study` in {path} to be callable with {given} but: {error}"
+        ) from None
+    try:
         return function(**arguments)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(_where(path, error)) from error
 
 
-def _where(path: Path, error: Exception) -> str:
-    """The line of the study file that failed, and why, in one line."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve() == path.resolve()
+def _where(path: Path, error: BaseException) -> str:
+    """The line of the user's that failed, and why, in one line."""
+    lines = _lines(path, error)
+    if isinstance(error, SyntaxError) and Path(error.filename or "").is_file():
+        lines.append((Path(str(error.filename)), error.lineno))
+    file, line = lines[-1] if lines else (path, "?")
+    cause = describe(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+    return f"Expected {file} to run but line {line} raises {type(error).__name__}: {cause}"
+
+
+def _lines(path: Path, error: BaseException) -> list[tuple[Path, int | None]]:
+    """(file, line) of the frames that lie in the study file or beside it, outermost first."""
+    folder = path.resolve().parent
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [Path(frame.filename) for frame in frames]
+    return [
+        (path if file.resolve() == path.resolve() else file, frame.lineno)
+        for file, frame in zip(files, frames, strict=True)
+        if file.resolve().parent == folder
     ]
-    line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else "?")
-    cause = " ".join(str(error).split())
-    return f"Expected {path} to run but line {line} raises {type(error).__name__}: {cause}"

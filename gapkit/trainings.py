@@ -16,7 +16,7 @@ from gapkit.data import Data
 from gapkit.distiller import Job, Loop, Source, predict
 from gapkit.errors import InputError, unknown
 from gapkit.family import Family, Size
-from gapkit.guest import call, guest
+from gapkit.guest import call, guest, seeded
 from gapkit.outcome import Training
 from gapkit.plans import Knowledge, Phase, Stage
 from gapkit.prices import training_flops
@@ -106,18 +106,26 @@ class Trainings:
         self, path: Sequence[Size], recipe: str, seed: int, fraction: float = 1.0
     ) -> Training | None:
         """The arm's training when it is finished, None else; trains nothing."""
+        return self._finished(self._arm_key(path, recipe, seed, fraction))
+
+    def _arm_key(self, path: Sequence[Size], recipe: str, seed: int, fraction: float) -> str:
+        """The key of an arm, trained or not."""
         stage = self._arm_stage(path, recipe, fraction)
         sources: tuple[str, ...] = ()
-        if stage.sources and len(path) == 2:
-            sources = ("teacher",)
-        elif stage.sources:
-            above = self.done(path[:-1], recipe, seed, fraction)
-            if above is None:
-                return None
-            sources = (above.key,)
-        return self._finished(self._key(stage, self.recipe.changed(stage.recipe), seed, sources))
+        if stage.sources:
+            above = tuple(path[:-1])
+            one_hop = len(above) == 1
+            sources = ("teacher" if one_hop else self._arm_key(above, recipe, seed, fraction),)
+        return self._key(stage, self.recipe.changed(stage.recipe), seed, sources)
 
     def _arm_stage(self, path: Sequence[Size], recipe: str, fraction: float) -> Stage:
+        if recipe not in self.knowledge:
+            raise unknown("knowledge", recipe, self.knowledge)
+        if (recipe == "scratch") != (len(path) == 1):
+            raise InputError(
+                "Expected a path of one size for 'scratch', from the teacher down for all else, but "
+                f"got {tuple(path)} by {recipe!r}"
+            )
         return Stage(
             name=f"size {path[-1]}",
             size=path[-1],
@@ -147,14 +155,24 @@ class Trainings:
         job = self._job(stage, effective, seed, sources, key)
         curve = Loop(job, self.task, self.data, self.device).run(self.tick)
         above = self.source(sources[0]).path if sources else ()
-        training = self._record(job, curve, key, (*above, self.family.known(stage.size)))
-        training = training.with_(
-            recipe=recipe or stage.learns,
-            fraction=fraction or effective.epochs / self.recipe.epochs,
-        )
+        path = (*above, self.family.known(stage.size))
+        fraction = fraction or effective.epochs / self.recipe.epochs
+        recipe = recipe or self._recipe_name(stage, path, seed, fraction, key)
+        training = self._record(job, curve, key, path)
+        training = training.with_(recipe=recipe, fraction=fraction)
         self.run.save(f"trainings/{key}/training", training)
         (job.folder / "checkpoint.pt").unlink(missing_ok=True)
         return training
+
+    def _recipe_name(
+        self, stage: Stage, path: tuple[Size, ...], seed: int, fraction: float, key: str
+    ) -> str:
+        """The knowledge's name when the stage is an arm, so that the planner knows it again; its words else."""
+        for name in self.knowledge:
+            fits = (name == "scratch") == (len(path) == 1)
+            if fits and self._arm_key(path, name, seed, fraction) == key:
+                return name
+        return stage.learns
 
     def _finished(self, key: str) -> Training | None:
         training = self.run.load(f"trainings/{key}/training", Training)
@@ -213,10 +231,9 @@ class Trainings:
             part.kind == "response" for phase in stage.phases for part in phase.knowledge
         ):
             return
-        batch = next(
-            iter(self.data.batches("train", 2, np.arange(min(2, self.data.size("train")))))
-        )
-        with guest(model), torch.no_grad():
+        first = np.arange(min(2, self.data.size("train")))
+        with guest(model), seeded(0), torch.no_grad():
+            batch = next(iter(self.data.batches("train", 2, first)))
             width = self.task.outputs(call(model, self.data.student_view(batch.raw))).shape[1:]
         for source in sources:
             theirs = self.outputs(source.key, "validation").shape[1:]
@@ -296,7 +313,8 @@ class Trainings:
             or hashlib.sha256(path.read_bytes()).hexdigest() != training.weights_sha256
         ):
             raise InputError(
-                f"Expected the weights of {training} in {path} but the file is missing or changed; delete {path.parent} to train it again"
+                f"Expected the weights of {training} in {path} but the file is missing or "
+                f"changed; delete {path.parent} to train it again"
             )
         model = self.family.fresh(training.path[-1], training.seed)
         load_model(model, str(path))

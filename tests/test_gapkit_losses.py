@@ -13,7 +13,7 @@ from scipy.stats import entropy
 
 from gapkit import losses
 from gapkit.errors import InputError
-from gapkit.losses import check_loss
+from gapkit.losscheck import LossCheck, check_loss
 
 B, K = 12, 5
 RESPONSE = {
@@ -777,7 +777,7 @@ def test_a_check_prints_as_one_line_and_is_read_back():
     faulty = check_loss(negative)
     assert str(faulty).startswith("negative (K = 10): not minimal")
     assert "\n" not in str(faulty)
-    assert losses.LossCheck.model_validate_json(faulty.model_dump_json()) == faulty
+    assert LossCheck.model_validate_json(faulty.model_dump_json()) == faulty
 
 
 def test_checking_works_without_gradients_and_leaves_random_state_alone():
