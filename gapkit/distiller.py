@@ -284,9 +284,9 @@ class Loop:
             self.schedule.load_state_dict(state["schedule"])
             self.points = [(int(epoch), loss, score) for epoch, loss, score in state["points"]]
             self.next_epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
-        except (OSError, MemoryError, torch.OutOfMemoryError):
+        except (PermissionError, MemoryError, torch.OutOfMemoryError):
             raise  # says nothing about the checkpoint
-        except Exception as error:  # torch.load has a dozen ways to say that a file is no checkpoint
+        except Exception as error:  # torch.load says it in a dozen ways
             cause = " ".join(str(error).split())[:160] or type(error).__name__
             path.unlink(missing_ok=True)
             raise InputError(

@@ -66,7 +66,7 @@ class Execution:
                 result = self._retry(stage, result)
             self.results.append(result)
             if reaction == "replan":
-                waiting = waiting if replanned else self._replanned(result, waiting)
+                waiting = self._replanned(result, waiting, None if replanned else self.replan)
                 replanned = True
             if reaction == "stop" and waiting:
                 left = ", ".join(repr(item.name) for item in waiting)
@@ -86,8 +86,8 @@ class Execution:
         return self._result(stage, trained)
 
     def _result(self, stage: Stage, trained: Sequence[Training]) -> StageResult:
-        kept = int(np.argmax([training.score for training in trained]))
-        mean = float(np.mean([training.score for training in trained]))
+        scores = np.array([training.score for training in trained])
+        kept = int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
         return StageResult(
             name=stage.name,
             size=stage.size,
@@ -97,7 +97,7 @@ class Execution:
             kept=kept,
             measurements=self.measure(self.trainings.model(trained[kept]), stage.name),
             predicted=stage.predicted,
-            missed=stage.predicted is not None and mean < stage.predicted.low,
+            missed=stage.predicted is not None and not scores.mean() >= stage.predicted.low,
         )
 
     def _key(self, source: str) -> str:
@@ -122,10 +122,17 @@ class Execution:
             reaction="below its forecast; trained again at temperature 1, no better"
         )
 
-    def _replanned(self, result: StageResult, waiting: list[Stage]) -> list[Stage]:
-        new = self.replan(result) if self.replan else None
+    def _replanned(
+        self,
+        result: StageResult,
+        waiting: list[Stage],
+        replan: Callable[[StageResult], Plan | None] | None,
+    ) -> list[Stage]:
+        new = replan(result) if replan else None
         if new is None:
-            self.notes.append(f"{result.name!r} missed its forecast; planning anew kept the rest.")
+            self.notes.append(
+                f"{result.name!r} missed its forecast; the rest of the plan was kept."
+            )
             return waiting
         self.notes.append(f"{result.name!r} missed its forecast; the rest was planned anew.")
         return list(new.stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,16 @@ class Family:
     def parameters(self, size: Size) -> int:
         """Parameters of that size."""
         return self._parameters[self.known(size)]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the sizes and the names and shapes of each one's weights."""
+        digest = hashlib.sha256()
+        for size in self.sizes:
+            shapes = {
+                name: tuple(value.shape) for name, value in self.fresh(size, 0).state_dict().items()
+            }
+            digest.update(f"{size}: {shapes}".encode())
+        return digest.hexdigest()
 
     @property
     def assistants(self) -> tuple[Size, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -180,14 +180,14 @@ class Planner:
         if not math.isfinite(value):
             self._queue = [waiting for waiting in self._queue if not _grows_from(waiting, trial)]
 
-    def choose(self, single_hop: bool = False) -> Choice:
+    def choose(self, among: Callable[[Arm], bool] | None = None) -> Choice:
         """The arm with the highest expected score; among arms within noise, the cheapest.
 
-        With `single_hop` paths with assistants are left out: what to do when none is claimed to pay.
+        `among` leaves arms out, for example those with assistants when none is claimed to pay.
         """
         arms = self._screened()
-        if single_hop:
-            arms = [arm for arm in arms if not arm.n_assistants] or self._single_hops()
+        if among is not None:
+            arms = [arm for arm in arms if among(arm)] or self._single_hops()
         forecast = self.forecast()
         mean, _ = forecast.screen(arms, n_points=12)
         best = self._best(arms, mean, forecast.run_sd) if forecast.runs else 0

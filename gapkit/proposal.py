@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from gapkit.family import Size
+from gapkit.forecast import SCRATCH
 from gapkit.gap import ControlRun, Gap
 from gapkit.planner import Choice, Planner, Trial
 from gapkit.plans import Alternative, Cost, Knowledge, Phase, Plan, Predicted, Stage
@@ -196,11 +197,10 @@ def propose(
 ) -> Plan:
     """The planner's choice as stages: assistants once, the student with every seed.
 
-    A path with assistants is proposed only when it is claimed to pay; else the best single hop is,
-    and the reasons say what was given up.
+    A path with assistants is proposed only when it is claimed to pay; else the best single hop is.
     """
     first = planner.choose()
-    choice = first if first.assistant_pays else planner.choose(single_hop=True)
+    choice = first if first.assistant_pays else _best_single(planner)
     stages = _stages(choice, knowledge, epochs, seeds, say)
     return Plan(
         study=study,
@@ -216,6 +216,21 @@ def propose(
         assistant_pays=choice.assistant_pays,
         claim=_claim(first, choice, say),
     )
+
+
+def _best_single(planner: Planner) -> Choice:
+    """The best single hop; one with a teacher where labels alone are not expected to do better.
+
+    Level means that the expected score of labels alone lies below the upper bound of the taught arm's
+    mean. The twins that every plan is compared with are trained on labels alone, so that nothing is
+    lost by trying the teacher.
+    """
+    best = planner.choose(lambda arm: not arm.n_assistants)
+    if best.recipe != SCRATCH or planner.recipes == (SCRATCH,):
+        return best
+    taught = planner.choose(lambda arm: not arm.n_assistants and arm.recipe != SCRATCH)
+    level = taught.recipe != SCRATCH and best.predicted.value <= taught.predicted.high
+    return taught if level else best
 
 
 def _stages(
@@ -281,9 +296,13 @@ def _reasons(choice: Choice, say: Wording) -> tuple[str, ...]:
     if rivals:
         best = max(rivals, key=lambda arm: arm.predicted.value)
         lines.append(
-            f"The next best single hop, {_arm_words(best)}, is expected to score "
+            f"The best other single hop, {_arm_words(best)}, is expected to score "
             f"{say.forecast(_possible(best.predicted, say))}, from {best.n_runs} run(s)."
         )
+        if best.recipe == SCRATCH and best.predicted.value > choice.predicted.value:
+            lines.append(
+                "The two are level; the taught one is tried, and its twins on labels alone beside it."
+            )
     return tuple(lines)
 
 

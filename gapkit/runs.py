@@ -20,6 +20,7 @@ from gapkit.record import Record
 
 FORMAT = 1
 HEADER = "gapkit"
+OPENING = (".lock", "manifest.json", ".manifest.json.")  # all that a refused first call leaves
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "lightning-fabric", "pydantic")
 
 R = TypeVar("R", bound=Record)
@@ -53,17 +54,18 @@ class Run:
     def open(self, identity: Mapping[str, str]) -> None:
         """Create the folder, or check that it belongs to this study and this version can read it.
 
+        A folder in which nothing was made yet (the first call was refused, say) is taken over.
+
         Args:
             identity: what makes the study itself, word by word (name, data, weights, recipe ...).
 
         Raises:
             InputError: for another study's folder, a newer version's, or one with a broken manifest.
         """
-        path = self.path("manifest.json")
-        if path.exists():
-            self.check(identity)
-            return
         self._refuse_strangers()
+        path = self.path("manifest.json")
+        if path.exists() and self.check(identity):
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manifest = {
             "format": FORMAT,
@@ -74,8 +76,8 @@ class Run:
         }
         write(path, json.dumps(self.manifest, indent=2, ensure_ascii=False).encode())
 
-    def check(self, identity: Mapping[str, str]) -> None:
-        """Read the manifest; an error unless the folder is this study's. Writes nothing."""
+    def check(self, identity: Mapping[str, str]) -> bool:
+        """Whether the folder is this study's; an error when it holds another's work. Writes nothing."""
         manifest = _read_json(self.path("manifest.json"), "restore it or choose another --out")
         found, theirs = manifest.get("format"), manifest.get("identity")
         if not isinstance(found, int) or not isinstance(theirs, dict):
@@ -86,6 +88,8 @@ class Run:
                 f"written by gapkit {manifest.get('gapkit')}; this is gapkit {__version__}"
             )
         differ = [key for key in identity if theirs.get(key) != identity[key]]
+        if differ and not self._work():
+            return False
         if differ:
             shown = "; ".join(
                 f"{key} was {_short(theirs.get(key))}, is {_short(identity[key])}" for key in differ
@@ -95,14 +99,20 @@ class Run:
                 "choose another --out"
             )
         self.manifest = manifest
+        return True
+
+    def _work(self) -> bool:
+        """Whether anything was made here, finished or not."""
+        return any(
+            path.is_file() and not path.name.startswith(OPENING) for path in self.folder.rglob("*")
+        )
 
     def _refuse_strangers(self) -> None:
         """An error for a folder that holds something but no manifest; it is left as it is."""
         if not self.folder.exists() or self.path("manifest.json").exists():
             return
-        ours = (".lock", ".manifest.json.")  # what a first call leaves that was killed at once
         names = sorted(item.name for item in self.folder.iterdir())
-        strangers = [name for name in names if not name.startswith(ours)]
+        strangers = [name for name in names if not name.startswith(OPENING)]
         if strangers:
             raise InputError(
                 f"Expected an empty or a gapkit run folder but {self.folder} holds "
@@ -212,14 +222,19 @@ def write(path: Path, content: bytes) -> None:
 def describe(error: ValidationError) -> str:
     """A pydantic error in one line: where, what was expected, what came."""
     parts = []
-    for item in error.errors(include_url=False)[:5]:
+    found = error.errors(include_url=False)
+    places = [item["loc"] for item in found]
+    for item in found:
+        place = item["loc"]
+        if any(len(other) > len(place) and other[: len(place)] == place for other in places):
+            continue  # a container is at fault only because of what it holds
         where = ".".join(str(part) for part in item["loc"])
         came = item.get("input")
         got = "" if isinstance(came, (dict, list)) or "got" in item["msg"] else f", got {came!r}"
         parts.append(
             f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}{got}"
         )
-    return "; ".join(parts)
+    return "; ".join(parts[:5])
 
 
 def _read_json(path: Path, mend: str) -> dict[str, Any]:

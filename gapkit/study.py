@@ -410,6 +410,7 @@ class Study:
             "seed": str(self.seed),
             "data": self.data.fingerprint(),
             "family": sizes,
+            "architecture": self.family.fingerprint(),
             "recipe": self.recipe.model_dump_json(),
             "teacher": "trained here" if self._teacher is None else hash_weights(self._teacher),
             "student": "trained here" if self._student is None else hash_weights(self._student),

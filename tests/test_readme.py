@@ -1,0 +1,87 @@
+"""The README's Python runs as it stands, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def mine() -> types.ModuleType:
+    """A user's module: a two-layer perceptron of any width on points around three centers."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    points = torch.eye(3)[labels] + 0.4 * torch.randn(240, 3, generator=rng)
+    module = types.ModuleType("mine")
+
+    def build(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 3))
+
+    torch.manual_seed(0)
+    parts = {
+        "build": build,
+        "teacher": build(128),
+        "student": build(16),
+        "train_set": TensorDataset(points[:160], labels[:160]),
+        "test_set": TensorDataset(points[160:], labels[160:]),
+    }
+    optimizer = torch.optim.Adam(parts["teacher"].parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(parts["teacher"](points[:160]), labels[:160]).backward()
+        optimizer.step()
+    vars(module).update(parts)
+    return module
+
+
+@pytest.mark.slow
+def test_the_example_with_own_models_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "mine", mine())
+    found: dict = {}
+    exec(compile(BLOCKS[0], "README", "exec"), found)
+    assert (tmp_path / "gap.pdf").read_bytes().startswith(b"%PDF")
+    assert isinstance(found["out"].student, nn.Module)
+    assert found["gap"].cause in capsys.readouterr().out
+
+
+def test_the_single_measures_say_what_the_comments_say():
+    lines = BLOCKS[1].splitlines()
+    found: dict = {}
+    torch.manual_seed(0)
+    values = []
+    for line in lines:
+        try:
+            values.append(eval(line.split("  #")[0], found))
+        except SyntaxError:
+            exec(line, found)
+    unrelated, rotated, accuracy, check = [value for value in values if value is not None]
+    assert abs(unrelated) < 0.05
+    assert rotated == pytest.approx(1, abs=1e-5)
+    assert accuracy > 0.85
+    assert not check.ok
+
+
+def test_the_tree_names_every_file_of_the_packages():
+    for folder in ("gapkit", "probes", "reports", "examples", "benchmarks"):
+        for path in (ROOT / folder).glob("*.py"):
+            if path.name != "__init__.py":
+                assert f"{path.name} " in README, f"{folder}/{path.name} is missing in the README's tree"
+
+
+def test_every_command_that_is_shown_exists():
+    shown = set(re.findall(r"^gapkit (\w+)", README, re.MULTILINE))
+    from gapkit.cli import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert shown and shown <= known
