@@ -22,7 +22,7 @@ from gapkit.cli import DEMO_BUDGETS
 from gapkit.distiller import predict
 from gapkit.examples.digits import study
 from gapkit.outcome import Training
-from gapkit.probes.resample import mean_interval
+from gapkit.probes.interval import mean_interval
 from gapkit.study import Study
 
 COLUMNS = ("teacher", "failing", "re-distilled", "scratch", "scratch long", "cause", "plan")

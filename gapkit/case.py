@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from gapkit.gap import ControlRun
 from gapkit.measurement import Measurement, Measurements
-from gapkit.probes.resample import Interval, bonferroni_level, measured, paired
+from gapkit.probes.interval import bonferroni_level, difference_interval, measured, paired
 from gapkit.wording import Wording
 
 SPLIT = "validation"  # validation decides
@@ -27,6 +28,8 @@ class Case:
         controls: by name; empty when none were run.
         score_name: the task's score; unit: "share" or "".
         teacher_score: what the user believes the teacher scores; None when not said.
+        left_out: names of controls that were wanted but not run.
+        groups: (N,) names of validation samples that depend on each other; None for independent ones.
     """
 
     measurements: Measurements
@@ -34,6 +37,8 @@ class Case:
     score_name: str = "accuracy"
     unit: str = "share"
     teacher_score: float | None = None
+    left_out: tuple[str, ...] = ()
+    groups: Any = None
 
     @property
     def say(self) -> Wording:
@@ -83,18 +88,13 @@ class Case:
         the seeds that both have. Widened (Bonferroni) for the number of looks.
         """
         value = _mean(first) - _mean(second)
-        interval = paired(_paired(first, second), bonferroni_level(LEVEL, looks))
+        level = bonferroni_level(LEVEL, looks)
+        if isinstance(first, ControlRun) or isinstance(second, ControlRun):
+            interval = paired(_paired(first, second), level, self.groups)
+        else:
+            interval = difference_interval(first, second, level, self.groups)
         shift = value - interval.value
-        moved = Interval(
-            value,
-            interval.low + shift,
-            interval.high + shift,
-            interval.se,
-            interval.n,
-            interval.level,
-            interval.n_seeds,
-            interval.method,
-        )
+        moved = replace(interval, value=value, low=interval.low + shift, high=interval.high + shift)
         note = f"; widened for {looks} comparisons" if looks > 1 else ""
         return measured(
             name,

@@ -15,9 +15,9 @@ import numpy as np
 from gapkit.case import LEVEL, SPLIT, Case, Scores, n_seeds
 from gapkit.gap import Cause, ControlRun, Evidence, Finding, Remedy
 from gapkit.measurement import Measurement
-from gapkit.probes.resample import Interval, measured
+from gapkit.probes.interval import Interval, measured
 
-LEAST_SEEDS = 2
+LEAST_SEEDS, SURE_SEEDS = 2, 4
 # Published successes keep 96 to 99 % of the teacher's score (TinyBERT 1909.10351, DistilBERT
 # 1910.01108, MobileBERT 2004.02984); below nine tenths nobody takes the average for a success.
 SUCCESS = 0.9
@@ -26,10 +26,11 @@ Confidence = Literal["high", "moderate", "low"]
 
 
 def no_gap(case: Case) -> Finding | None:
-    """Student equals teacher: the paired difference includes zero."""
+    """Student equals teacher: the paired difference includes zero, or the student is ahead."""
     gap = case.gap
-    if gap.low > 0:
+    if gap.low > 0 or math.isnan(gap.value):
         return None
+    ahead = gap.high < 0
     return Finding(
         cause="no_gap",
         points=gap,
@@ -38,10 +39,13 @@ def no_gap(case: Case) -> Finding | None:
             Evidence(
                 text=f"Teacher minus student is {case.say.difference_of(gap)}.",
                 measurement=gap,
-                limit="zero lies within the paired interval",
+                limit="zero: the student is ahead"
+                if ahead
+                else "zero lies within the paired interval",
             ),
         ),
-        would_change="A larger validation set that separates the two.",
+        would_change="A larger validation set on which the student "
+        + ("is no longer ahead." if ahead else "falls behind."),
         remedy=Remedy(text="Nothing to close; check the slices before shipping."),
     )
 
@@ -54,18 +58,11 @@ def harness_fault(case: Case) -> Finding | None:
     if teacher.low > chance.value and (claimed is None or teacher.high >= claimed):
         return None
     by_chance = teacher.low <= chance.value
-    limit = (
-        f"a constant answer scores {chance.value:.3f}"
-        if by_chance
-        else f"the teacher is said to score {claimed:.3f}"
-    )
-    short = (claimed if claimed is not None else case.teacher.mean()) - teacher.value
-    points = teacher.with_(
-        name="points below the claim",
-        value=short,
-        low=(claimed or teacher.value) - teacher.high,
-        high=(claimed or teacher.value) - teacher.low,
-    )
+    if by_chance:
+        limit = f"the best constant answer, which scores {case.say.score(chance.value)}"
+    else:
+        limit = f"the {case.say.score(claimed or 0.0)} that the teacher is said to score"
+    points = _below_claim(teacher, claimed)
     return Finding(
         cause="harness_fault",
         points=points,
@@ -84,6 +81,22 @@ def harness_fault(case: Case) -> Finding | None:
     )
 
 
+def _below_claim(teacher: Measurement, claimed: float | None) -> Measurement:
+    """How far the teacher is below what it is said to score."""
+    name = "points below the claim"
+    if claimed is None:
+        reason = "nobody said what the teacher scores elsewhere"
+        nothing = math.nan
+        return teacher.with_(name=name, value=nothing, low=nothing, high=nothing, reason=reason)
+    return teacher.with_(
+        name=name,
+        value=claimed - teacher.value,
+        low=claimed - teacher.high,
+        high=claimed - teacher.low,
+        better="lower",
+    )
+
+
 def pipeline_fault(case: Case) -> Finding | None:
     """The same student under the same recipe, trained here, does far better.
 
@@ -99,8 +112,9 @@ def pipeline_fault(case: Case) -> Finding | None:
     spread = float(np.std(same.scores, ddof=1)) * math.sqrt(1 + 1 / len(same.seeds))
     sample = float(np.std(same.contributions.mean(0) - case.student, ddof=1)) / math.sqrt(points.n)
     half = float(t.ppf((1 + LEVEL) / 2, len(same.seeds) - 1)) * math.hypot(spread, sample)
-    points = points.with_(low=points.value - half, high=points.value + half)
-    if points.low <= 0:
+    how = f"mean difference; prediction interval of one run from {len(same.seeds)} seeds"
+    points = points.with_(low=points.value - half, high=points.value + half, estimator=how)
+    if not points.low > 0:
         return None
     return _finding(
         "pipeline_fault",
@@ -124,14 +138,14 @@ def harsh_targets(case: Case) -> Finding | None:
         return None
     best = case.best(arms)
     points = case.difference("other knowledge", best, same, case.looks)
-    if best.name == same.name or points.low <= 0:
+    if best.name == same.name or not points.low > 0:
         return None
     finding = _finding(
         "harsh_targets",
         points,
         n_seeds(best, same),
-        f"At the same size and length, {_taught(best)} gains {case.say.difference_of(points)} over the "
-        f"student's own recipe ({same.recipe})",
+        f"At the same size and length, {taught(best)} gains {case.say.difference_of(points)} over the "
+        f"student's own recipe, {taught(same)}",
         f"zero, by an interval widened for the {case.looks} arms it was picked from",
         "More seeds in which the student's own recipe keeps up.",
         Remedy(text=f"Train with {best.recipe} instead of {same.recipe}.", knowledge=best.recipe),
@@ -155,7 +169,7 @@ def teacher_gap(case: Case) -> Finding | None:
     if smaller is None or same is None or n_seeds(smaller, same) < LEAST_SEEDS:
         return None
     points = case.difference("smaller teacher", smaller, same)
-    if points.low <= 0:
+    if not points.low > 0:
         return None
     size = smaller.path[-2]
     return _finding(
@@ -178,7 +192,7 @@ def undertrained(case: Case) -> Finding | None:
     if short is None or n_seeds(longer, short) < LEAST_SEEDS:
         return None
     points = case.difference("longer", longer, short)
-    if points.low <= 0:
+    if not points.low > 0:
         return None
     return _finding(
         "undertrained",
@@ -198,10 +212,10 @@ def undertrained(case: Case) -> Finding | None:
 def optimization(case: Case) -> Finding | None:
     """Even a student of the teacher's size, trained this way, falls short of the teacher."""
     sized = case.controls.get("teacher-sized")
-    if sized is None:
+    if sized is None or len(sized.seeds) < LEAST_SEEDS:
         return None
     points = case.difference("teacher minus teacher-sized student", case.teacher, sized)
-    if points.low <= 0:
+    if not points.low > 0:
         return None
     return _finding(
         "optimization",
@@ -235,7 +249,7 @@ def coverage(case: Case) -> Finding | None:
         Interval(value, value - half, value + half, se, len(held), method=method),
         unit=case.unit,
     )
-    if points.low <= 0:
+    if not points.low > 0:
         return None
     return Finding(
         cause="coverage",
@@ -256,14 +270,9 @@ def coverage(case: Case) -> Finding | None:
 
 def false_success(case: Case) -> Finding | None:
     """Good on average, bad on a slice, after correction for how many slices were looked at."""
-    if not case.measurements.has("worst_slice", split=SPLIT, of="pair"):
-        worst = [
-            m for m in case.measurements.values if m.name == "worst_slice" and m.split == SPLIT
-        ]
-    else:
-        worst = list(case.measurements.find("worst_slice", split=SPLIT, of="pair"))
+    worst = case.measurements.find("worst_slice", split=SPLIT, of="pair")
     teacher, student = float(case.teacher.mean()), float(case.student.mean())
-    if not worst or student < SUCCESS * teacher:
+    if not worst or teacher <= 0 or student < SUCCESS * teacher:
         return None
     slice_gap = worst[0]
     if not slice_gap.low > case.gap.high:
@@ -287,25 +296,31 @@ def false_success(case: Case) -> Finding | None:
 
 def capacity(case: Case) -> Finding | None:
     """The student's size bounds what is left: a larger one, trained alike, does better."""
-    same = case.controls.get("same recipe")
-    larger = case.controls.get("next size up") or case.controls.get("teacher-sized")
+    same, sized = case.controls.get("same recipe"), case.controls.get("teacher-sized")
+    larger = next(
+        (
+            arm
+            for arm in (case.controls.get("next size up"), sized)
+            if same is not None and arm is not None and n_seeds(arm, same) >= LEAST_SEEDS
+        ),
+        None,
+    )
     if same is None or larger is None:
         return None
-    gained = case.difference("next size up minus same recipe", larger, same)
-    if gained.low <= 0:
-        return None
-    top: Scores = case.controls.get("teacher-sized", case.teacher)
+    gained = case.difference(f"size {larger.path[-1]} minus same recipe", larger, same)
+    top: Scores = sized if sized is not None and len(sized.seeds) >= LEAST_SEEDS else case.teacher
     longer = case.controls.get("longer")
-    reached = [*case.knowledge_arms, *([] if longer is None else [longer])]
-    points = case.difference("size", top, case.best(reached))
+    reached = case.best([*case.knowledge_arms, *([] if longer is None else [longer])])
+    points = case.difference("size", top, reached)
+    if not (gained.low > 0 and points.low > 0):
+        return None
     seen = [float(arm.train_agreement.mean()) for arm in (same, larger)]
     finding = _finding(
         "capacity",
         points,
-        min(len(same.seeds), len(larger.seeds)),
-        f"Size {larger.path[-1]}, trained alike, gains {case.say.difference_of(gained)}; on the training set "
-        f"it agrees with the teacher on {100 * seen[1]:.0f} % of the samples, this student on "
-        f"{100 * seen[0]:.0f} %",
+        n_seeds(larger, same),
+        f"The best way of training this size that was found, {taught(reached)}, leaves "
+        f"{case.say.difference_of(points)}",
         "zero",
         "A way of training this size that reaches the larger one.",
         Remedy(
@@ -313,7 +328,14 @@ def capacity(case: Case) -> Finding | None:
             size=str(larger.path[-1]),
         ),
     )
-    return finding if points.low > 0 else None
+    width = Evidence(
+        text=f"Size {larger.path[-1]}, trained alike, gains {case.say.difference_of(gained)}; on the "
+        f"training set it agrees with the teacher on {100 * seen[1]:.0f} % of the samples, this student "
+        f"on {100 * seen[0]:.0f} %.",
+        measurement=gained,
+        limit="zero",
+    )
+    return finding.with_(evidence=(width, *finding.evidence))
 
 
 CAUSES: tuple[Callable[[Case], Finding | None], ...] = (
@@ -329,7 +351,8 @@ CAUSES: tuple[Callable[[Case], Finding | None], ...] = (
 )
 
 
-def _taught(arm: ControlRun) -> str:
+def taught(arm: ControlRun) -> str:
+    """How an arm learns, as a phrase."""
     return "training on labels alone" if arm.recipe == "scratch" else f"learning by {arm.recipe}"
 
 
@@ -342,7 +365,7 @@ def _finding(
     would_change: str,
     remedy: Remedy,
 ) -> Finding:
-    confidence: Confidence = "high" if seeds >= 4 else "moderate" if seeds >= LEAST_SEEDS else "low"
+    confidence: Confidence = "high" if seeds >= SURE_SEEDS else "moderate"
     return Finding(
         cause=cause,
         points=points,

@@ -10,7 +10,7 @@ from scipy import stats
 
 from gapkit.errors import InputError
 from gapkit.outcome import Comparison
-from gapkit.probes.resample import difference_interval, mean_interval, measured, paired
+from gapkit.probes.interval import difference_interval, mean_interval, measured, paired
 
 LEVEL = 0.95
 MOST_SEEDS = 1000

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from gapkit.case import SPLIT, Case
 from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
 from gapkit.measurement import Measurements
 from gapkit.waterfall import build_waterfall
-
-FAULTS = ("harness_fault", "pipeline_fault")
 
 
 def diagnose(
@@ -22,7 +21,9 @@ def diagnose(
     unit: str = "share",
     teacher_score: float | None = None,
     budget: float = 0.0,
+    left_out: Sequence[str] = (),
     notes: Sequence[str] = (),
+    groups: Any = None,
 ) -> Gap:
     """Name why the student falls short, with evidence; "undetermined" when it does not decide.
 
@@ -35,7 +36,9 @@ def diagnose(
         score_name, unit: of the task.
         teacher_score: what the user believes the teacher scores.
         budget: the controls' budget in student trainings, for the record.
-        notes: what the controls left out.
+        left_out: names of controls that the budget did not reach.
+        notes: what else the controls have to say.
+        groups: (n,) names of validation samples that depend on each other; intervals are then over groups.
     """
     case = Case(
         measurements=measurements,
@@ -43,6 +46,8 @@ def diagnose(
         score_name=score_name,
         unit=unit,
         teacher_score=teacher_score,
+        left_out=tuple(left_out),
+        groups=groups,
     )
     findings = find_causes(case)
     return Gap(
@@ -61,39 +66,35 @@ def diagnose(
 
 
 def find_causes(case: Case) -> list[Finding]:
-    """All causes that hold, the leading one first."""
-    equal = no_gap(case)
+    """All causes that hold, the leading one first.
+
+    Without a gap on average only what an average can hide is told: a harness fault, a bad slice.
+    """
     found = [finding for cause in CAUSES if (finding := cause(case)) is not None]
+    equal = no_gap(case)
     if equal is not None:
-        return [
+        found = [
             equal,
             *(item for item in found if item.cause in ("harness_fault", "false_success")),
         ]
     found.sort(key=_rank)
-    recovered = any(item.cause not in ("coverage", "false_success") for item in found)
-    return found if recovered else [undetermined(case), *found]
+    return found or [undetermined(case)]
+
+
+_ORDER: dict[Cause, int] = {"harness_fault": 0, "capacity": 2, "false_success": 3, "no_gap": 4}
+"""Before what needs no other size (1), or after it; a bad slice says more than an average without a gap."""
 
 
 def _rank(finding: Finding) -> tuple[int, float]:
-    """Faults of the set-up, then what needs no other size by points, then capacity."""
-    if finding.cause == "harness_fault":
-        return 0, 0.0
-    order = 2 if finding.cause in ("capacity", "false_success") else 1
+    """A harness fault, then what needs no other size by points, then capacity."""
     points = finding.points.value
-    return order, -points if not math.isnan(points) else math.inf
+    return _ORDER.get(finding.cause, 1), -points if not math.isnan(points) else math.inf
 
 
 def undetermined(case: Case) -> Finding:
     """The evidence does not decide; names the control that would."""
     gap = case.gap
-    if not case.controls:
-        decides = (
-            "the same recipe, labels alone and gentler knowledge with a few seeds each, and the next "
-            "size up: diagnose(controls=True)"
-        )
-    else:
-        fewest = min(case.controls.values(), key=lambda run: len(run.seeds))
-        decides = f"more seeds of every control ({fewest.name!r} has {len(fewest.seeds)}): a larger budget"
+    decides = _would_decide(case)
     return Finding(
         cause="undetermined",
         points=gap,
@@ -111,21 +112,46 @@ def undetermined(case: Case) -> Finding:
     )
 
 
+def _would_decide(case: Case) -> str:
+    """The control runs that would decide."""
+    if not case.controls:
+        return (
+            "the same recipe, labels alone and gentler knowledge with a few seeds each, and the next "
+            "size up: diagnose(controls=True)"
+        )
+    fewest = min(case.controls.values(), key=lambda run: len(run.seeds))
+    seeds = (
+        f"more seeds of every control ({fewest.name!r} has {len(fewest.seeds)}): a larger budget"
+    )
+    return f"{', '.join(case.left_out)}, and {seeds}" if case.left_out else seeds
+
+
 def word_verdict(case: Case, findings: Sequence[Finding]) -> str:
     """The verdict in two or three sentences that a reader without this package understands."""
-    first, gap = findings[0], case.gap
-    say = case.say
+    first = findings[0]
+    opening = _opening(case)
     if first.cause == "no_gap":
-        return f"Student and teacher score alike: the difference is {say.difference_of(gap)}."
-    opening = f"On validation the student scores {say.magnitude(gap)} below its teacher."
+        return opening
     if first.cause in ("undetermined", "harness_fault"):
         meaning = MEANINGS[first.cause]
         return f"{opening} {meaning[0].upper()}{meaning[1:]}. {first.evidence[0].text}"
-    parts = [
-        opening,
-        *(_clause(case, item) for item in findings if item.cause not in ("false_success",)),
-    ]
-    return " ".join(parts)
+    clauses = [_clause(case, item) for item in findings if item.cause != "no_gap"]
+    if not case.controls:
+        clauses.append(f"What else there is takes control runs: {_would_decide(case)}.")
+    return " ".join([opening, *clauses])
+
+
+def _opening(case: Case) -> str:
+    """How far the student is from its teacher."""
+    gap, say = case.gap, case.say
+    if gap.low > 0:
+        return f"On validation the student scores {say.magnitude(gap)} below its teacher."
+    if gap.high < 0:
+        return f"On validation the student scores {say.magnitude(gap)} above its teacher."
+    return (
+        "On validation student and teacher cannot be told apart: teacher minus student is "
+        f"{say.difference_of(gap)}."
+    )
 
 
 _CLAUSES: dict[Cause, str] = {
@@ -136,13 +162,17 @@ _CLAUSES: dict[Cause, str] = {
     "optimization": "Training itself loses {points}: a teacher-sized student falls short by that.",
     "coverage": "Off its training set it loses {points} more than the teacher.",
     "capacity": "Its size bounds the remaining {points}.",
+    "false_success": "The average hides {group}, where it is {points} behind.",
 }
 
 
 def _clause(case: Case, finding: Finding) -> str:
-    clause = _CLAUSES.get(finding.cause)
-    if clause is None:
-        return MEANINGS[finding.cause] + "."
-    remedy = finding.remedy.knowledge
-    words = "labels alone" if remedy == "scratch" else f"{remedy} instead"
-    return clause.format(points=case.say.magnitude(finding.points), remedy=words)
+    clause = _CLAUSES[finding.cause]
+    same, knowledge = case.controls.get("same recipe"), finding.remedy.knowledge
+    if finding.cause == "harsh_targets" and same is not None and same.recipe == "scratch":
+        clause = "It learns from labels alone: {points} come with {remedy}."
+    return clause.format(
+        points=case.say.magnitude(finding.points),
+        remedy="labels alone" if knowledge == "scratch" else f"{knowledge} instead",
+        group=finding.points.group,
+    )

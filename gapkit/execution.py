@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -86,8 +87,8 @@ class Execution:
         return self._result(stage, trained)
 
     def _result(self, stage: Stage, trained: Sequence[Training]) -> StageResult:
-        scores = np.array([training.score for training in trained])
-        kept = int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
+        scores = [training.score for training in trained]
+        kept = max(range(len(trained)), key=lambda i: _rank(scores[i]))
         return StageResult(
             name=stage.name,
             size=stage.size,
@@ -97,7 +98,7 @@ class Execution:
             kept=kept,
             measurements=self.measure(self.trainings.model(trained[kept]), stage.name),
             predicted=stage.predicted,
-            missed=stage.predicted is not None and not scores.mean() >= stage.predicted.low,
+            missed=stage.predicted is not None and not np.mean(scores) >= stage.predicted.low,
         )
 
     def _key(self, source: str) -> str:
@@ -114,7 +115,7 @@ class Execution:
                 reaction="below its forecast; already at temperature 1, not repeated"
             )
         again = self._stage(gentler)
-        if again.training.score > missed.training.score:
+        if _rank(again.training.score) > _rank(missed.training.score):
             return again.with_(
                 reaction="below its forecast; trained again at temperature 1, which is kept"
             )
@@ -202,6 +203,11 @@ class Execution:
             model, self.trainings.data, "test", self.trainings.task, self.trainings.device
         )
         return self.trainings.task.contributions(outputs, targets)
+
+
+def _rank(score: float) -> float:
+    """The score itself; an undefined one comes last."""
+    return -math.inf if math.isnan(score) else score
 
 
 def gentle(phase: Phase) -> Phase:

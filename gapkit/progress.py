@@ -35,7 +35,7 @@ class Progress:
                 TextColumn("{task.description:<11}"),
                 BarColumn(bar_width=18),
                 TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[what]}", table_column=_narrow()),
+                TextColumn("{task.fields[what]}", markup=False, table_column=_narrow()),
                 console=Console(stderr=True),
                 transient=True,
             )

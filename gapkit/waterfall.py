@@ -22,7 +22,7 @@ def build_waterfall(case: Case) -> Waterfall:
     """Student → same recipe → best knowledge and source → longer → teacher-sized → teacher.
 
     Parts add up to the gap by construction. A rung whose control was not run is left out and its
-    step is merged into the next, which names it.
+    step is merged into the next, which names it and is laid to no single cause.
     """
     previous: Scores = case.student
     steps: list[Step] = []
@@ -35,7 +35,7 @@ def build_waterfall(case: Case) -> Waterfall:
         steps.append(
             Step(
                 name=" and ".join([*(item.label for item in waiting), rung.label]),
-                cause=waiting[0].cause if waiting else rung.cause,
+                cause="undetermined" if waiting else rung.cause,
                 points=points,
                 merged=tuple(item.label for item in waiting),
             )
@@ -53,26 +53,31 @@ def _ladder(case: Case) -> list[Rung]:
     same = case.controls.get("same recipe")
     best = best_source(case)
     longer = case.controls.get("longer")
-    teacher_sized = case.controls.get("teacher-sized")
     taught_by_smaller = best is not None and len(best.path) > 2
+    length = "longer training"
+    if best and longer and (best.path, best.recipe) != (longer.path, longer.recipe):
+        length += f" by {longer.recipe}"
     return [
         Rung("same recipe by gapkit", "pipeline_fault", same),
         Rung(
             "other teacher" if taught_by_smaller else "other knowledge",
             "teacher_gap" if taught_by_smaller else "harsh_targets",
             best,
-            case.looks,
+            max(1, len(_sources(case)) - 1),
         ),
-        Rung("longer training", "undertrained", longer),
-        Rung("size", "capacity", teacher_sized),
+        Rung(length, "undertrained", longer),
+        Rung("size", "capacity", case.controls.get("teacher-sized")),
         Rung("rest of the training", "optimization", case.teacher),
     ]
 
 
 def best_source(case: Case) -> ControlRun | None:
     """The best knowledge or smaller teacher found at the student's size and length; None without controls."""
-    arms = case.knowledge_arms
-    if len(arms) < 2:
-        return None
+    arms = _sources(case)
+    return case.best(arms) if len(arms) >= 2 else None
+
+
+def _sources(case: Case) -> list[ControlRun]:
+    """All that the student learned from at its size and length."""
     smaller = case.controls.get("smaller teacher")
-    return case.best([*arms, smaller] if smaller is not None else arms)
+    return [*case.knowledge_arms, *([] if smaller is None else [smaller])]

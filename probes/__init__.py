@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gapkit.probes.layer_map import cka_map
     from gapkit.probes.linear import linear_probe
     from gapkit.probes.probe import Observation, Probe, Seen, Setting, register
-    from gapkit.probes.similarity import cka, cka_map, mutual_knn, procrustes, rsa
+    from gapkit.probes.rotation import procrustes
+    from gapkit.probes.similarity import cka, mutual_knn, rsa
     from gapkit.probes.survey import measure
 
 __all__ = [
@@ -30,9 +32,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "layer_map": ("cka_map",),
     "linear": ("linear_probe",),
     "probe": ("Observation", "Probe", "Seen", "Setting", "register"),
-    "similarity": ("cka", "cka_map", "mutual_knn", "procrustes", "rsa"),
+    "rotation": ("procrustes",),
+    "similarity": ("cka", "mutual_knn", "rsa"),
     "survey": ("measure",),
 }
 

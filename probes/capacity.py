@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import linalg, stats
+from scipy import stats
 from sklearn.neighbors import NearestNeighbors
-from torch import Tensor
 
 from gapkit.errors import InputError
 from gapkit.family import count_flops, count_parameters
 from gapkit.guest import moved
+from gapkit.probes.interval import Interval, exact, mean_interval, measured, undefined
+from gapkit.probes.layers import first_tensor
 from gapkit.probes.probe import Result, Seen, Setting
-from gapkit.probes.resample import Interval, mean_interval, measured, undefined
+from gapkit.probes.resample import folds, one_of_each
+from gapkit.probes.spectrum import feature_matrix, spectrum
 
 DISCARDED = 0.1  # share of the largest distance ratios that TwoNN does not use (Facco 2017)
 MIN_SAMPLES = 10
@@ -74,7 +76,7 @@ def intrinsic_dimension(x: Any) -> float:
     >>> 0.8 < intrinsic_dimension(line) < 1.2
     True
     """
-    return dimension_interval(_matrix(x)).value
+    return dimension_interval(feature_matrix(x)).value
 
 
 def dimension_interval(x: np.ndarray, level: float = 0.95) -> Interval:
@@ -117,13 +119,13 @@ def spectral_interval(
     if n < MIN_SAMPLES or not np.isfinite(x).all():
         reason = f"{n} samples are too few" if n < MIN_SAMPLES else "some features are not finite"
         return undefined(reason, n, level)
-    values, scores = _spectrum(x)
+    values, scores = spectrum(x)
     if not len(values):
         return undefined("constant features", n, level)
     value, slope = statistic(values)
     around = mean_interval(scores**2 @ slope, level, groups)
     half_width = (around.high - around.low) / 2
-    side = _halves(n, groups)
+    side = folds(n, 2, groups)
     halves = [_plain(x[side == index], statistic) for index in (0, 1)]
     bias = float(np.mean(halves)) - value if np.isfinite(halves).all() else math.nan
     corrected = value - bias if math.isfinite(bias) else value
@@ -148,30 +150,23 @@ class CapacityProbe:
 
 
 def _counts(of: str, model: Any, example: Any, setting: Setting) -> Iterator[Result]:
-    size = float(count_parameters(model))
-    exact = Interval(size, size, size, 0.0, 0)
-    yield measured(
-        "parameters", of, "", exact, unit="parameters", estimator="exact, tied ones once"
-    )
+    size, how = exact(float(count_parameters(model))), "exact, tied ones once"
+    yield measured("parameters", of, "", size, unit="parameters", estimator=how)
     per_sample = count_flops(model, moved(example, setting.device)) / _batch_size(example)
-    cost = (
-        Interval(per_sample, per_sample, per_sample, 0.0, 0)
-        if per_sample
-        else undefined("the forward pass has no operation whose FLOPs are counted")
-    )
+    nothing = undefined("the forward pass has no operation whose FLOPs are counted")
+    cost = exact(per_sample) if per_sample else nothing
     how = "one forward pass; matrix products, convolutions, attention; two per multiply-add"
     yield measured("flops", of, "", cost, unit="FLOPs", better="lower", estimator=how)
 
 
 def _batch_size(example: Any) -> int:
     """Samples in a view: rows of its first tensor."""
-    if isinstance(example, Tensor) and example.ndim:
-        return len(example)
-    parts = example.values() if isinstance(example, Mapping) else example
-    for part in parts if isinstance(example, (Mapping, tuple, list)) else ():
-        if isinstance(part, (Tensor, Mapping, tuple, list)):
-            return _batch_size(part)
-    raise InputError(f"Expected an example that holds a tensor but got {type(example).__name__}")
+    found = first_tensor(example)
+    if found is None or not found.ndim:
+        raise InputError(
+            f"Expected an example that holds a tensor but got {type(example).__name__}"
+        )
+    return len(found)
 
 
 def _ranks(seen: Seen, of: str) -> Iterator[Result]:
@@ -186,17 +181,10 @@ def _ranks(seen: Seen, of: str) -> Iterator[Result]:
             interval = _bounded(spectral_interval(x, statistic, groups=groups), 1.0, x.shape[1])
             yield measured(name, of, seen.split, interval, layer=layer, unit="dimensions")
     if shown.layers:
-        last = shown.layers[-1]
-        one_each = features[last] if groups is None else features[last][_first_of_each(groups)]
-        interval = dimension_interval(one_each)
-        yield measured(
-            "intrinsic_dimension", of, seen.split, interval, layer=last, unit="dimensions"
-        )
-
-
-def _first_of_each(groups: np.ndarray) -> np.ndarray:
-    """One row of each group: neighbors within a group would measure the group."""
-    return np.sort(np.unique(groups, return_index=True)[1])
+        name, last = "intrinsic_dimension", shown.layers[-1]
+        alone = one_of_each(len(shown.rows), groups)  # neighbors within a group would measure it
+        interval = dimension_interval(features[last][alone])
+        yield measured(name, of, seen.split, interval, layer=last, unit="dimensions")
 
 
 def _hint_bounds(seen: Seen) -> Iterator[Result]:
@@ -216,13 +204,12 @@ def _hint_bounds(seen: Seen) -> Iterator[Result]:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _top_share:
-    d: int
+def _top_share(d: int) -> Spectral:
+    def share_of(values: np.ndarray) -> tuple[float, np.ndarray]:
+        share = values[:d].sum() / values.sum()
+        return float(share), ((np.arange(len(values)) < d) - share) / values.sum()
 
-    def __call__(self, values: np.ndarray) -> tuple[float, np.ndarray]:
-        share = values[: self.d].sum() / values.sum()
-        return float(share), ((np.arange(len(values)) < self.d) - share) / values.sum()
+    return share_of
 
 
 def _entropy_rank(values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -238,40 +225,10 @@ def _participation(values: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _plain(x: Any, statistic: Spectral) -> float:
-    values, _ = _spectrum(_matrix(x))
+    values, _ = spectrum(feature_matrix(x))
     return statistic(values)[0] if len(values) else math.nan
-
-
-def _spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Covariance eigenvalues (r,), largest first, rounding left out, and scores (n, r) along their axes."""
-    centered = x - x.mean(0)
-    n, d = x.shape
-    if np.abs(centered).max() <= 1e-9 * np.abs(x).max():
-        return np.empty(0), np.empty((n, 0))
-    if d > n:
-        values, vectors = linalg.eigh(centered @ centered.T / n)
-    else:
-        values, vectors = linalg.eigh(centered.T @ centered / n)
-    kept = values > values[-1] * 1e-12 * max(n, d)
-    values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
-    return values, vectors * np.sqrt(values * n) if d > n else centered @ vectors
-
-
-def _halves(n: int, groups: Any) -> np.ndarray:
-    """0 or 1 for each sample; groups stay whole."""
-    units = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    return (np.random.default_rng(0).permutation(int(units.max()) + 1) % 2)[units]
 
 
 def _bounded(interval: Interval, lowest: float, highest: float) -> Interval:
     low, high = max(lowest, interval.low), min(highest, interval.high)
     return interval if interval.reason else replace(interval, low=low, high=high)
-
-
-def _matrix(x: Any) -> np.ndarray:
-    x = np.asarray(x, dtype=np.float64)
-    if x.ndim != 2 or not x.size:
-        raise InputError(f"Expected features of shape (samples, features) but got {x.shape}")
-    if not np.isfinite(x).all():
-        raise InputError("Expected finite features but some are not")
-    return x

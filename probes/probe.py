@@ -90,7 +90,9 @@ def register(probe: Probe) -> None:
         InputError: when it lacks `name` or `measure`, or the name is taken.
     """
     if not isinstance(probe, Probe):
-        raise InputError(f"Expected a probe with `name` and `measure` but got {type(probe).__name__}")
+        raise InputError(
+            f"Expected a probe with `name` and `measure` but got {type(probe).__name__}"
+        )
     if probe.name in {known.name for known in standard()}:
         raise InputError(f"Expected a new probe name but {probe.name!r} is taken")
     _REGISTERED[probe.name] = probe
@@ -99,9 +101,9 @@ def register(probe: Probe) -> None:
 def standard() -> tuple[Probe, ...]:
     """gapkit's own probes, then the registered ones."""
     from gapkit.probes.capacity import CapacityProbe
+    from gapkit.probes.layer_map import SimilarityProbe
     from gapkit.probes.linear import LinearProbe
     from gapkit.probes.response import ResponseProbe
-    from gapkit.probes.similarity import SimilarityProbe
     from gapkit.probes.slices import SliceProbe
 
     own: tuple[Probe, ...] = (

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 
 from gapkit.measurement import Curve, Measurement
-from gapkit.probes.probe import Observation, Result, Seen, Setting
-from gapkit.probes.resample import (
+from gapkit.probes.interval import (
     Interval,
     bonferroni_level,
+    curve,
     difference_interval,
     measured,
     score_interval,
     undefined,
 )
+from gapkit.probes.probe import Result, Seen, Setting
 
 LEVEL = 0.95
 CLASS = "class"
@@ -102,30 +103,19 @@ def _slice(
     seen: Seen, setting: Setting, name: str, value: Any, rows: np.ndarray, level: float
 ) -> Slice:
     groups = None if seen.groups is None else seen.groups[rows]
-    label = str(value)
+    label, index, targets = str(value), torch.from_numpy(rows), seen.targets
+    assert targets is not None
     try:
-        teacher = _contributions(seen.teacher, seen, setting, rows)
-        student = _contributions(seen.student, seen, setting, rows)
+        teacher, student = (
+            np.asarray(setting.task.contributions(shown.outputs[index], targets[index]), float)
+            for shown in (seen.teacher, seen.student)
+        )
     except ValueError as error:  # a score of the user's own may refuse samples of one class
         nothing = undefined(f"the score refuses this slice: {error}", len(rows), level)
         return Slice(name, label, len(rows), nothing, nothing, nothing)
-    return Slice(
-        name,
-        label,
-        len(rows),
-        score_interval(teacher, level, groups),
-        score_interval(student, level, groups),
-        difference_interval(teacher, student, level, groups),
-    )
-
-
-def _contributions(
-    shown: Observation, seen: Seen, setting: Setting, rows: np.ndarray
-) -> np.ndarray:
-    index = torch.from_numpy(rows)
-    assert seen.targets is not None
-    values = setting.task.contributions(shown.outputs[index], seen.targets[index])
-    return np.asarray(values, dtype=np.float64)
+    scores = score_interval(teacher, level, groups), score_interval(student, level, groups)
+    gap = difference_interval(teacher, student, level, groups)
+    return Slice(name, label, len(rows), *scores, gap)
 
 
 def _listed(slices: list[Slice]) -> tuple[set[str], dict[str, int]]:
@@ -139,14 +129,10 @@ def _listed(slices: list[Slice]) -> tuple[set[str], dict[str, int]]:
         members = [item for item in slices if item.dimension == dimension]
         if len(members) > MANY:
             large[dimension] = len(members)
-            members = sorted((item for item in members if not item.student.reason), key=_score)
-            members = members[:WORST]
+            members = [item for item in members if not item.student.reason]
+            members = sorted(members, key=lambda item: item.student.value)[:WORST]
         groups |= {item.group for item in members}
     return groups, large
-
-
-def _score(item: Slice) -> float:
-    return item.student.value
 
 
 def _report(
@@ -157,9 +143,8 @@ def _report(
     for item in slices:
         if item.group not in groups:
             continue
-        of_many = large.get(item.dimension, 0)
-        note = f"{_correction(len(slices))}{_size_note(item.n)}"
-        if of_many:
+        note = _caution(slices, item.n)
+        if of_many := large.get(item.dimension):
             note += f"; one of the {WORST} worst of {of_many} {item.dimension} values"
         for name, of, interval, better in (
             (task.score_name, "teacher", item.teacher, "higher"),
@@ -172,12 +157,10 @@ def _report(
             )  # fmt: skip
 
 
-def _correction(n_slices: int) -> str:
-    return f"level corrected for {n_slices} slices (Bonferroni)"
-
-
-def _size_note(n: int) -> str:
-    return f"; too small a slice to rely on ({n} samples)" if n < TOO_SMALL else ""
+def _caution(slices: list[Slice], n: int) -> str:
+    """What to know about the interval of one of these slices, n samples large."""
+    small = f"; too small a slice to rely on ({n} samples)" if n < TOO_SMALL else ""
+    return f"level corrected for {len(slices)} slices (Bonferroni){small}"
 
 
 def _worst(
@@ -194,13 +177,9 @@ def _worst(
     if here is None:
         nothing = undefined(f"no samples of {worst.group} on this split", level=LEVEL)
         return measured("worst_slice", "pair", split, nothing, group=worst.group, **fields)
-    how = (
-        f"{here.gap.method}; largest lower bound of the gap among {len(judged)} slices of {judge}; "
-    )
-    how += _correction(len(slices)) + _size_note(here.n)
-    return measured(
-        "worst_slice", "pair", split, here.gap, group=worst.group, estimator=how, **fields
-    )
+    how = f"{here.gap.method}; largest lower bound of the gap among {len(judged)} slices "
+    fields["estimator"] = f"{how}of {judge}; {_caution(slices, here.n)}"
+    return measured("worst_slice", "pair", split, here.gap, group=worst.group, **fields)
 
 
 def _by_class(slices: list[Slice], of: str, split: Any, setting: Setting) -> Iterator[Curve]:
@@ -208,17 +187,7 @@ def _by_class(slices: list[Slice], of: str, split: Any, setting: Setting) -> Ite
     members = [item for item in slices if item.dimension == CLASS]
     if not members:
         return
-    intervals = [item.teacher if of == "teacher" else item.student for item in members]
-    yield Curve(
-        name="by_class",
-        of=of,
-        split=split,
-        x_name=CLASS,
-        y_name=setting.task.score_name,
-        ticks=tuple(item.value for item in members),
-        x=np.arange(len(members)),
-        y=np.array([interval.value for interval in intervals]),
-        low=np.array([interval.low for interval in intervals]),
-        high=np.array([interval.high for interval in intervals]),
-        n=np.array([item.n for item in members]),
-    )
+    scores = [item.teacher if of == "teacher" else item.student for item in members]
+    ticks, places = tuple(item.value for item in members), np.arange(len(members))
+    names = {"x_name": CLASS, "y_name": setting.task.score_name}
+    yield curve("by_class", of, split, scores, x=places, ticks=ticks, **names)

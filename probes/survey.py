@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,38 +12,16 @@ from torch import nn
 from gapkit.data import SPLITS, Data
 from gapkit.errors import InputError, unknown
 from gapkit.measurement import Contributions, Curve, LayerMatrix, Measurement, Measurements
-from gapkit.probes.features import Taps, check_reduce, choose_layers, observe
+from gapkit.probes.features import Taps, observe
+from gapkit.probes.layers import choose_layers
 from gapkit.probes.probe import Probe, Result, Seen, Setting, standard
+from gapkit.probes.recorder import check_reduce
 
 EXAMPLE_SAMPLES = 2
 NO_LIMIT = 10**6
 
 Layers = Sequence[str] | Mapping[str, Sequence[str]] | None
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class _Subjects:
-    """Who is measured on what."""
-
-    task: Any
-    data: Data
-    teacher: nn.Module
-    student: nn.Module
-    untrained: nn.Module | None
-
-    @property
-    def models(self) -> dict[str, nn.Module]:
-        """Role -> model, the untrained student last when there is one."""
-        roles = {"teacher": self.teacher, "student": self.student}
-        return roles if self.untrained is None else roles | {"untrained": self.untrained}
-
-    def example(self, role: str, split: str, n: int = 1) -> Any:
-        """The view of the first n samples of a split."""
-        order = np.arange(min(n, self.data.size(split)))
-        batch = next(self.data.batches(split, len(order), order))
-        view = self.data.teacher_view if role == "teacher" else self.data.student_view
-        return view(batch.raw)
 
 
 def measure(
@@ -83,10 +60,11 @@ def measure(
     Raises:
         InputError: for what does not fit, in one line; a failing probe is named.
     """
-    subjects = _Subjects(task, data, teacher, student, untrained)
-    _check(subjects, splits, reduce, layers)
+    models = {"teacher": teacher, "student": student}
+    models |= {} if untrained is None else {"untrained": untrained}
+    _check(models, splits, reduce, layers)
     wanted = layers if isinstance(layers, Mapping) else {"teacher": layers, "student": layers}
-    chosen, notes = _choose(subjects, wanted, splits[0])
+    chosen, notes = _choose(models, data, wanted, splits[0])
     taps = Taps(
         teacher_layers=chosen["teacher"],
         student_layers=chosen["student"],
@@ -98,14 +76,14 @@ def measure(
     seen = {}
     for split in splits:
         step = None if progress is None else _stepper(progress, split, data.size(split))
-        seen[split] = observe(split, data, task, subjects.models, taps, step)
+        seen[split] = observe(split, data, task, models, taps, step)
         notes.append(_seen_note(seen[split], taps))
     setting = Setting(
         task=task,
         teacher=teacher,
         student=student,
-        teacher_example=subjects.example("teacher", splits[0]),
-        student_example=subjects.example("student", splits[0]),
+        teacher_example=_example(data, "teacher", splits[0]),
+        student_example=_example(data, "student", splits[0]),
         reduce=reduce,
         device=torch.device(device),
         seed=seed,
@@ -114,10 +92,19 @@ def measure(
     return _collect(study, results, notes)
 
 
-def _check(subjects: _Subjects, splits: Sequence[str], reduce: str, layers: Layers) -> None:
+def _example(data: Data, role: str, split: str, n: int = 1) -> Any:
+    """The view of the first n samples of a split."""
+    order = np.arange(min(n, data.size(split)))
+    batch = next(data.batches(split, len(order), order))
+    return (data.teacher_view if role == "teacher" else data.student_view)(batch.raw)
+
+
+def _check(
+    models: Mapping[str, nn.Module], splits: Sequence[str], reduce: str, layers: Layers
+) -> None:
     wrong = [
         f"Expected the {role} to be an nn.Module but got {type(model).__name__}"
-        for role, model in subjects.models.items()
+        for role, model in models.items()
         if not isinstance(model, nn.Module)
     ]
     if not splits or isinstance(splits, str):
@@ -138,13 +125,16 @@ def _check(subjects: _Subjects, splits: Sequence[str], reduce: str, layers: Laye
 
 
 def _choose(
-    subjects: _Subjects, wanted: Mapping[str, Sequence[str] | None], split: str
+    models: Mapping[str, nn.Module],
+    data: Data,
+    wanted: Mapping[str, Sequence[str] | None],
+    split: str,
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Layers of each model, and a note on each choice."""
     chosen, notes = {}, []
     for role in ("teacher", "student"):
-        view = subjects.example(role, split, EXAMPLE_SAMPLES)
-        model, names = subjects.models[role], wanted.get(role)
+        view = _example(data, role, split, EXAMPLE_SAMPLES)
+        model, names = models[role], wanted.get(role)
         try:
             chosen[role] = choose_layers(model, view, names)
             if names is None:
@@ -177,7 +167,13 @@ def _run(
     results: list[Result] = []
     for done, probe in enumerate(probes, 1):
         try:
-            results += _results(probe, probe.measure(seen, setting))
+            for item in probe.measure(seen, setting):
+                if not isinstance(item, Result):
+                    raise InputError(
+                        "Expected Measurement, LayerMatrix, Curve or Contributions but got "
+                        f"{type(item).__name__}"
+                    )
+                results.append(item)
         except InputError as error:
             raise InputError(f"Probe {probe.name!r}: {error}") from error
         except Exception as error:
@@ -186,17 +182,6 @@ def _run(
             ) from error
         if progress is not None:
             progress("probes", done, len(probes))
-    return results
-
-
-def _results(probe: Probe, given: Iterable[Result]) -> list[Result]:
-    results = list(given)
-    for item in results:
-        if not isinstance(item, (Measurement, LayerMatrix, Curve, Contributions)):
-            raise InputError(
-                "Expected Measurement, LayerMatrix, Curve or Contributions but got "
-                f"{type(item).__name__}"
-            )
     return results
 
 

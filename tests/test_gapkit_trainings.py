@@ -487,8 +487,7 @@ def test_a_teacher_of_its_own_kind_is_called_teacher_in_paths(tmp_path):
 
 
 def test_the_teacher_is_trained_before_there_is_one(tmp_path):
-    trainings = make_trainings(tmp_path)
-    trainings._sources.clear()
+    trainings = make_trainings(tmp_path, epochs=20, has_teacher=False)
     training = trainings.arm((16,), "scratch", 0)
     assert (training.agreement, training.train_agreement) == (1.0, 1.0)
     assert training.score > 0.6

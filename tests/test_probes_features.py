@@ -1,4 +1,4 @@
-"""Features: which layers are looked at, what is kept of them, and that models are left as they were."""
+"""Features: what is kept of the layers, in which order, and that models are left as they were."""
 
 from __future__ import annotations
 
@@ -13,41 +13,11 @@ from torch.utils.data import TensorDataset
 
 from gapkit.data import Data
 from gapkit.errors import InputError
-from gapkit.probes.features import (
-    Recorder,
-    Taps,
-    bare,
-    choose_layers,
-    first_tensor,
-    observe,
-    placed,
-    reduced,
-)
-from gapkit.probes.moments import BatchHsic, Grams, Moments
+from gapkit.probes.features import Taps, observe, placed
+from gapkit.probes.moments import Moments
+from gapkit.probes.recorder import Recorder, reduced
+from gapkit.probes.sums import BatchHsic, Grams
 from gapkit.task import Classification
-
-
-class Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x):
-        return self.relu(x + self.conv2(self.relu(self.conv1(x))))
-
-
-class ResNet(nn.Module):
-    def __init__(self, width: int = 4, n_blocks: int = 3) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(True))
-        self.layer1 = nn.Sequential(*(Residual(width) for _ in range(n_blocks)))
-        self.drop = nn.Dropout()
-        self.fc = nn.Linear(width, 3)
-
-    def forward(self, x):
-        return self.fc(self.drop(self.layer1(self.stem(x)).mean((2, 3))))
 
 
 class Functional(nn.Module):
@@ -63,18 +33,6 @@ class Functional(nn.Module):
     def forward(self, x):
         x = F.relu(self.first(x))
         return F.log_softmax(self.head(F.relu(self.twice(F.relu(self.twice(x))))), 1)
-
-
-class Recurrent(nn.Module):
-    def __init__(self, batch_first: bool) -> None:
-        super().__init__()
-        self.batch_first = batch_first
-        self.lstm = nn.LSTM(3, 5, batch_first=batch_first)
-        self.head = nn.Linear(5, 2)
-
-    def forward(self, x):
-        states, _ = self.lstm(x if self.batch_first else x.transpose(0, 1))
-        return self.head(states[:, -1] if self.batch_first else states[-1])
 
 
 class Tokens(nn.Module):
@@ -111,102 +69,6 @@ def look(data=None, teacher=None, student=None, used=None, split="test", **model
     torch.manual_seed(0)
     models = {"teacher": teacher or mlp(), "student": student or mlp(2), **models}
     return observe(split, data or vectors(), Classification(), models, used or taps())
-
-
-# --- choosing layers
-
-
-def test_plain_stacks_are_seen_after_each_activation():
-    net = nn.Sequential(
-        *(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
-        *(nn.Conv2d(2, 3, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout()),
-        *(nn.Identity(), nn.Linear(3, 4), nn.Softmax(1)),
-    )
-    assert choose_layers(net, torch.ones(2, 1, 9, 9)) == ("2", "5", "10")
-
-
-def test_residual_blocks_are_seen_as_wholes():
-    layers = choose_layers(ResNet(), torch.ones(2, 1, 8, 8))
-    assert layers == ("stem.2", "layer1.0", "layer1.1", "layer1.2", "fc")
-
-
-def test_a_model_of_few_blocks_is_opened():
-    layers = choose_layers(ResNet(n_blocks=1), torch.ones(2, 1, 8, 8))
-    assert layers == ("stem.2", "layer1.0.relu#1", "layer1.0.relu#2", "fc")
-
-
-def test_functional_activations_and_repeated_calls():
-    layers = choose_layers(Functional(), torch.ones(2, 4))
-    assert layers == ("first", "twice#1", "twice#2", "head", "(model)")
-
-
-def test_transformer_blocks():
-    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    encoder = nn.TransformerEncoder(block, 3, enable_nested_tensor=False)
-    net = nn.Sequential(nn.Linear(4, 8), encoder, nn.Linear(8, 2))
-    assert choose_layers(net, torch.ones(2, 5, 4)) == (
-        *("0", "1.layers.0", "1.layers.1", "1.layers.2", "2"),
-    )
-
-
-def test_layers_that_are_not_batch_first_are_left_out_or_refused():
-    x = torch.ones(2, 7, 3)
-    assert choose_layers(Recurrent(batch_first=True), x) == ("lstm", "head")
-    assert choose_layers(Recurrent(batch_first=False), x) == ("head",)
-    with pytest.raises(InputError, match=r"'lstm' but got shape \(7, 2, 5\) for 2 samples"):
-        choose_layers(Recurrent(batch_first=False), x, wanted=["lstm"])
-
-
-def test_a_single_layer_is_a_model():
-    assert choose_layers(nn.Linear(3, 2), torch.ones(2, 3)) == ("(model)",)
-
-
-def test_wrappers_do_not_show_in_names():
-    net = mlp()
-    expected = choose_layers(net, torch.ones(2, 4))
-    assert expected == ("1", "3")
-    assert choose_layers(nn.DataParallel(net), torch.ones(2, 4)) == expected
-    compiled = torch.compile(net, backend="eager")
-    assert bare(compiled) is net
-    assert choose_layers(compiled, torch.ones(2, 4)) == expected
-    inner = nn.Sequential(net, torch.compile(nn.Linear(3, 2), backend="eager"))
-    assert choose_layers(inner, torch.ones(2, 4), ["0.3"]) == ("0.3",)
-
-
-def test_many_layers_are_thinned_evenly_with_both_ends():
-    net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(41)))
-    layers = choose_layers(net, torch.ones(2, 3), limit=5)
-    assert layers == ("0", "10", "20", "30", "40")
-    assert len(choose_layers(net, torch.ones(2, 3))) == 24
-
-
-def test_wanted_layers_by_name_and_glob_come_in_running_order():
-    net, x = ResNet(), torch.ones(2, 1, 8, 8)
-    assert choose_layers(net, x, ["fc", "layer1.?"]) == ("layer1.0", "layer1.1", "layer1.2", "fc")
-    assert choose_layers(net, x, ["*.conv2"])[0] == "layer1.0.conv2"
-    assert choose_layers(Functional(), torch.ones(2, 4), ["twice"]) == ("twice#1", "twice#2")
-    assert choose_layers(Functional(), torch.ones(2, 4), ["twice#2"]) == ("twice#2",)
-
-
-def test_unknown_and_silent_layers_are_named():
-    x = torch.ones(2, 4)
-    with pytest.raises(InputError, match=r"known layer but got 'firts'; nearest: 'first'"):
-        choose_layers(Functional(), x, ["firts"])
-    with pytest.raises(InputError, match=r"layer 'never' to run .* but it never did"):
-        choose_layers(Functional(), x, ["never"])
-    with pytest.raises(InputError, match=r"layer 'never' to run"):
-        choose_layers(Functional(), x, ["head", "nev*"])
-
-
-def test_a_view_that_does_not_fit_is_told_in_one_line():
-    with pytest.raises(
-        InputError, match=r"accept its view of shape \(2, 5\) but it raised"
-    ) as info:
-        choose_layers(mlp(), torch.ones(2, 5))
-    assert "\n" not in str(info.value)
-
-
-# --- reducing
 
 
 def test_maps_are_pooled_as_a_plain_loop_would():
@@ -253,16 +115,6 @@ def test_tokens_are_asked_of_tokens_only():
         taps(reduce="gapp")
     with pytest.raises(InputError, match="known reduce but got 'grid:0'"):
         taps(reduce="grid:0")
-
-
-def test_first_tensor_of_whatever_a_module_returns():
-    x = torch.ones(1)
-    assert first_tensor((None, (x, 2))) is x
-    assert first_tensor({"a": None, "b": [x]}) is x
-    assert first_tensor("text") is None
-
-
-# --- recording
 
 
 def record(net, layers, view, reduce="gap"):
@@ -320,9 +172,6 @@ def test_recorded_layers_must_exist_and_run():
         Recorder(Functional(), ("frist",), "gap", "student")
     with pytest.raises(InputError, match="layer 'never' of the student to run"):
         record(Functional(), ("never",), torch.ones(2, 4))
-
-
-# --- observing
 
 
 def test_everything_comes_back_in_the_splits_own_order():
@@ -403,14 +252,6 @@ def test_models_are_left_as_they_were(fails):
         assert torch.equal(value, states[name])
 
 
-def test_choosing_layers_leaves_no_hooks_after_an_exception():
-    net = mlp().train()
-    with pytest.raises(InputError, match="accept its view"):
-        choose_layers(net, torch.ones(2, 9))
-    assert hooks(net) == 0
-    assert net.training
-
-
 def test_models_go_to_the_device_and_back():
     class Travels(nn.Linear):
         trips: list[str] = []  # noqa: RUF012
@@ -454,9 +295,9 @@ def test_wide_layers_use_gram_matrices_or_batches(monkeypatch):
     wide = nn.Sequential(nn.Linear(4, 500), nn.Linear(500, 3))
     layers = taps(("0",))
     assert isinstance(look(None, wide, wide, layers).moments, Grams)
-    from gapkit.probes import moments
+    from gapkit.probes import sums
 
-    monkeypatch.setattr(moments, "BYTE_BUDGET", 1000)
+    monkeypatch.setattr(sums, "BYTE_BUDGET", 1000)
     seen = look(None, wide, wide, layers, untrained=wide)
     assert isinstance(seen.moments, BatchHsic)
     assert isinstance(seen.untrained_moments, BatchHsic)
@@ -494,9 +335,6 @@ def test_half_precision_models_give_float32():
     data = vectors(teacher_input=lambda raw: raw[0].to(torch.bfloat16))
     seen = look(data, half, mlp(), taps(("0",)))
     assert seen.teacher.outputs.dtype == seen.teacher.features["0"].dtype == torch.float32
-
-
-# --- refusals
 
 
 def test_nan_features_name_model_layer_and_sample():

@@ -18,12 +18,12 @@ from gapkit.measurement import Measurements
 from gapkit.probes.linear import (
     PENALTIES,
     LinearProbe,
-    _logistic_path,
     linear_probe,
     predictability,
     ridge_screen,
 )
 from gapkit.probes.probe import Observation, Seen, Setting
+from gapkit.probes.readout import logistic_path
 from gapkit.task import Classification
 
 
@@ -49,7 +49,7 @@ def test_logistic_reaches_sklearns_objective_at_every_penalty(kind):
     if kind == "wide":
         x = np.tanh(x / 16 @ np.random.default_rng(1).normal(size=(64, 120)))
     z = standardized(x)
-    found, classes = _logistic_path(x, y, [x], PENALTIES)
+    found, classes = logistic_path(x, y, [x], PENALTIES)
     assert classes.tolist() == list(range(10))
     for penalty, logits in zip(PENALTIES, found[0]):
         oracle = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-7, max_iter=20_000).fit(z, y)

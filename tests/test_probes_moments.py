@@ -10,16 +10,10 @@ import pytest
 import torch
 
 from gapkit.errors import InputError
-from gapkit.probes import moments as module
-from gapkit.probes.moments import (
-    BatchHsic,
-    Grams,
-    Moments,
-    group_buckets,
-    moment_bytes,
-    start_sums,
-    u_centered,
-)
+from gapkit.probes import sums as module
+from gapkit.probes.hsic import MOST_BLOCKS, group_buckets, u_centered
+from gapkit.probes.moments import Moments
+from gapkit.probes.sums import BatchHsic, Grams, moment_bytes, start_sums
 
 
 def hsic1_by_traces(x: np.ndarray, y: np.ndarray) -> float:
@@ -239,7 +233,7 @@ def test_jackknife_error_matches_the_spread_over_repeated_samples():
 def test_blocks_stay_few_in_a_long_run():
     xs, ys = features(n=32)
     sums = summed(Moments, xs, ys, [slice(0, 32)] * 700)
-    assert 200 < len(sums.blocks) <= module.MOST_BLOCKS
+    assert 200 < len(sums.blocks) <= MOST_BLOCKS
     total = torch.stack(sums.blocks.cross).sum(0)
     sums.blocks._halve()
     torch.testing.assert_close(torch.stack(sums.blocks.cross).sum(0), total)

@@ -13,12 +13,11 @@ from torch import nn
 
 from gapkit.errors import InputError
 from gapkit.measurement import Contributions, Curve, Measurement, Measurements
+from gapkit.probes.calibration import _error_interval, calibration_error
 from gapkit.probes.probe import Observation, Seen, Setting
 from gapkit.probes.response import (
     ResponseProbe,
-    _error_interval,
     agreement,
-    calibration_error,
     confidence,
     dark_knowledge,
     entropy,

@@ -76,7 +76,9 @@ def test_the_tree_names_every_file_of_the_packages():
     for folder in ("gapkit", "probes", "reports", "examples", "benchmarks"):
         for path in (ROOT / folder).glob("*.py"):
             if path.name != "__init__.py":
-                assert f"{path.name} " in README, f"{folder}/{path.name} is missing in the README's tree"
+                assert f"{path.name} " in README, (
+                    f"{folder}/{path.name} is missing in the README's tree"
+                )
 
 
 def test_every_command_that_is_shown_exists():

@@ -180,9 +180,10 @@ def make_trainings(
     build: Callable[[int], nn.Module] = plain,
     teacher: nn.Module | None = None,
     epochs: int = 2,
+    has_teacher: bool = True,
     **fields: Any,
 ) -> Trainings:
-    """Trainings in that folder, with a teacher of width 16 lent."""
+    """Trainings in that folder, with a teacher of width 16 lent unless there is none yet."""
     run = Run(folder)
     run.open({"study": "points"})
     found = Trainings(
@@ -194,5 +195,6 @@ def make_trainings(
         knowledge=dict(KNOWLEDGE),
         **fields,
     )
-    found.lend("teacher", sharp_teacher(build=build) if teacher is None else teacher)
+    if has_teacher:
+        found.lend("teacher", sharp_teacher(build=build) if teacher is None else teacher)
     return found

@@ -1,0 +1,283 @@
+"""Layer maps: CKA and Procrustes of every pair of a teacher's and a student's layers, with intervals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from gapkit.data import TARGET_KEYS
+from gapkit.errors import InputError
+from gapkit.guest import guest, moved, seeded
+from gapkit.measurement import LayerMatrix
+from gapkit.probes.hsic import Products
+from gapkit.probes.layers import choose_layers, device_of
+from gapkit.probes.moments import Layers, Moments
+from gapkit.probes.permutation import N_PERMUTATIONS, Permutations, permutation_p
+from gapkit.probes.probe import Seen, Setting
+from gapkit.probes.recorder import Recorder, check_reduce
+from gapkit.probes.resample import one_of_each
+from gapkit.probes.rotation import jackknife_fits, leave_out_blocks, procrustes_map, procrustes_rows
+from gapkit.probes.sums import BatchHsic, Sums, at_rows, start_sums, sums_of, widths
+
+FEWEST_BLOCKS = 10
+
+
+def cka_map(
+    teacher: nn.Module,
+    student: nn.Module,
+    batches: Iterable[Any],
+    teacher_layers: Sequence[str] | None = None,
+    student_layers: Sequence[str] | None = None,
+    reduce: str = "gap",
+    debiased: bool = True,
+) -> LayerMatrix:
+    """CKA of every pair of layers of two models, in one pass over the batches.
+
+    Both models get the same input, so shuffled loaders are fine; they run where they are, in eval
+    mode and without gradients, and are left as they were. The result does not depend on how the
+    samples fall into batches (for layers too wide for exact sums it does: see `estimator`).
+
+    Args:
+        batches: inputs, or (input, target) pairs, or dicts of keywords (targets left out); read once.
+        teacher_layers, student_layers: names or globs; None: see `choose_layers`.
+        reduce: "gap", "grid:2", "flatten", "cls" or "last". It moves CKA by up to .4: compare
+            maps with the same reduce only.
+        debiased: see `cka`.
+
+    Raises:
+        InputError: for no batches, unknown layers, nan or inf, or a model that refuses the input.
+
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    >>> cka_map(net, net, [torch.randn(50, 3), torch.randn(50, 3)]).values.diagonal().round(6)
+    array([1., 1.])
+    """
+    check_reduce(reduce)
+    source = iter(batches)
+    first = next(source, None)
+    if first is None:
+        raise InputError("Expected at least one batch but got none")
+    models = {"teacher": teacher, "student": student}
+    chosen = {
+        role: choose_layers(models[role], _input(first), wanted)
+        for role, wanted in (("teacher", teacher_layers), ("student", student_layers))
+    }
+    sums: Moments | BatchHsic | None = None
+    with ExitStack() as stack:
+        stack.enter_context(seeded(0))
+        stack.enter_context(guest(teacher, student))
+        stack.enter_context(torch.no_grad())
+        recorders = {
+            role: stack.enter_context(Recorder(models[role], chosen[role], reduce, role).open())
+            for role in models
+        }
+        for place, batch in enumerate(itertools.chain([first], source)):
+            seen = {
+                role: recorder(moved(_input(batch), device_of(models[role])))[1]
+                for role, recorder in recorders.items()
+            }
+            _check_batch(seen, place)
+            if sums is None:
+                dims = widths(seen["teacher"]), widths(seen["student"])
+                sums = start_sums(*dims) or BatchHsic(*dims)
+            sums.update(seen["teacher"], seen["student"])
+    assert sums is not None
+    return from_moments(sums, debiased=debiased, reduce=reduce)
+
+
+def _input(batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return {key: item for key, item in batch.items() if key not in TARGET_KEYS}
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def _check_batch(seen: Mapping[str, Layers], place: int) -> None:
+    for role, parts in seen.items():
+        for name, part in parts.items():
+            if not part.isfinite().all():
+                raise InputError(
+                    f"Expected finite features but got nan or inf from the {role} at {name!r} "
+                    f"in batch {place}"
+                )
+
+
+def from_moments(
+    moments: Sums,
+    untrained: Sums | None = None,
+    *,
+    name: str = "cka",
+    split: str = "",
+    debiased: bool = True,
+    reduce: str = "gap",
+    permutations: Permutations | None = None,
+) -> LayerMatrix:
+    """CKA of every pair of layers from their sums, with interval, null and, if given, the untrained row.
+
+    The interval is value ± t·SE, SE from leaving out each block of samples once, cut at ±1; nan below
+    10 blocks. `null_z` is the debiased value over √(2/(n(n-3))), the null's standard deviation for
+    any features when samples are shuffled (a sanity check only: untrained pairs reach hundreds).
+
+    Raises:
+        InputError: for the biased form from sums over batches, which do not hold it.
+
+    >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    >>> print(from_moments(sums_of({"a": x}, {"b": x})))
+    cka 1 × 1, largest 1.000 at a ~ b (n = 100)
+    """
+    if not debiased and isinstance(moments, BatchHsic):
+        raise InputError(
+            "Expected debiased=True for layers this wide (sums over batches have no biased form) "
+            "but got debiased=False; a smaller reduce fits"
+        )
+    products = moments.products()
+    values = products.cka(debiased)
+    n_blocks, why = len(moments.blocks), _too_few(len(moments.blocks))
+    errors = np.full_like(values, np.nan) if why else moments.blocks.standard_error()
+    low, high = _bounds(values, errors, n_blocks, -1.0)
+    form = "debiased linear CKA (HSIC1)" if debiased else "biased linear CKA"
+    estimator = (
+        f"{form}, {moments.estimator}, n = {products.n}; "
+        f"interval: jackknife over {n_blocks} blocks of samples"
+    )
+    if permutations is not None and permutations.n_permutations:
+        estimator += f"; p: {permutations.n_permutations} permutations of {permutations.n} samples"
+    scale = math.sqrt(2 / products.pairs) if products.pairs > 0 else math.nan
+    return LayerMatrix(
+        name=name,
+        split=cast(Any, split),
+        teacher_layers=tuple(moments.dims_x),
+        student_layers=tuple(moments.dims_y),
+        values=values,
+        low=low,
+        high=high,
+        null_z=products.cka() / scale,
+        p_value=np.array([]) if permutations is None else permutations.p_value,
+        p_max=math.nan if permutations is None else permutations.p_max,
+        untrained=np.array([]) if untrained is None else untrained.products().cka(debiased),
+        teacher_dims=tuple(moments.dims_x.values()),
+        student_dims=tuple(moments.dims_y.values()),
+        reduce=reduce,
+        estimator=estimator,
+        n=products.n,
+        seed=None if permutations is None else permutations.seed,
+        reasons=_everywhere(values, why) | _reasons(values, products, moments),
+    )
+
+
+def _reasons(values: np.ndarray, products: Products, moments: Sums) -> dict[str, str]:
+    """Why cells are nan."""
+    teacher, student = list(moments.dims_x), list(moments.dims_y)
+    reasons = {}
+    for row, column in np.argwhere(np.isnan(values)):
+        if products.n < 4:
+            why = f"{products.n} samples, 4 needed"
+        elif products.constant_x[row]:
+            why = f"the teacher's {teacher[row]!r} is the same for all samples"
+        elif products.constant_y[column]:
+            why = f"the student's {student[column]!r} is the same for all samples"
+        else:
+            why = "an unbiased self term is 0: no two samples are more alike than others"
+        reasons[f"{row},{column}"] = why
+    return reasons
+
+
+def _too_few(n_blocks: int) -> str:
+    """Why that many blocks of samples give no interval; "" when they do."""
+    short = f"no interval: {n_blocks} blocks of samples, {FEWEST_BLOCKS} needed"
+    return short if n_blocks < FEWEST_BLOCKS else ""
+
+
+def _everywhere(values: np.ndarray, why: str) -> dict[str, str]:
+    """The same reason for every cell, if there is one."""
+    return {f"{row},{column}": why for row, column in np.ndindex(values.shape) if why}
+
+
+def _bounds(
+    values: np.ndarray, error: np.ndarray, n_blocks: int, lowest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values ± t · jackknife error, cut at `lowest` and 1; nan without an error."""
+    half = stats.t.ppf(0.975, max(1, n_blocks - 1)) * error
+    return np.maximum(values - half, lowest), np.minimum(values + half, 1.0)
+
+
+class SimilarityProbe:
+    """Layer matrices "cka" and "procrustes" of teacher and student on validation and test.
+
+    CKA is debiased, over all samples; permutations use one sample of each declared group. The
+    untrained student's values stand beside both.
+    """
+
+    name = "cka"
+
+    def __init__(self, *, n_permutations: int = N_PERMUTATIONS) -> None:
+        self.n_permutations = n_permutations
+
+    def measure(self, seen: Mapping[str, Seen], setting: Setting) -> Iterator[LayerMatrix]:
+        """Both maps of every split that is not trained on."""
+        for split in ("validation", "test"):
+            if split in seen:
+                yield self._cka(seen[split], setting)
+                yield self._procrustes(seen[split], setting)
+
+    def _cka(self, seen: Seen, setting: Setting) -> LayerMatrix:
+        xs, ys = seen.teacher.features, seen.student.features
+        groups = None if seen.groups is None else seen.groups[seen.teacher.rows]
+        alone = one_of_each(len(seen.teacher.rows), groups)
+        permutations = permutation_p(
+            at_rows(xs, alone), at_rows(ys, alone), self.n_permutations, setting.seed
+        )
+        moments, untrained = seen.moments, seen.untrained_moments
+        if moments is None:
+            moments = sums_of(xs, ys, groups)
+        if untrained is None and seen.untrained is not None:
+            untrained = sums_of(xs, seen.untrained.features, groups)
+        where, reduce = seen.split, setting.reduce
+        return from_moments(
+            moments, untrained, split=where, reduce=reduce, permutations=permutations
+        )
+
+    def _procrustes(self, seen: Seen, setting: Setting) -> LayerMatrix:
+        rows = procrustes_rows(seen.teacher.features, seen.student.features, setting.seed)
+        xs, ys, fresh = (
+            {} if shown is None else at_rows(shown.features, rows)
+            for shown in (seen.teacher, seen.student, seen.untrained)
+        )
+        groups = None if seen.groups is None else seen.groups[seen.teacher.rows[rows]]
+        blocks = leave_out_blocks(len(rows), groups, setting.seed)
+        why = _too_few(len(blocks))
+        if not why and not jackknife_fits(xs, ys, len(blocks)):
+            why = "no interval: layers too wide to leave out blocks of samples"
+        used = [] if why else blocks
+        values, errors = procrustes_map(xs, ys, used)
+        low, high = _bounds(values, errors, len(used), 0.0)
+        reasons = _everywhere(values, why) | {
+            f"{row},{column}": "a layer is the same for all samples"
+            for row, column in np.argwhere(np.isnan(values))
+        }
+        how = f"interval: jackknife over {len(used)} blocks of samples; " if used else ""
+        return LayerMatrix(
+            name="procrustes",
+            split=cast(Any, seen.split),
+            teacher_layers=tuple(xs),
+            student_layers=tuple(ys),
+            values=values,
+            low=low,
+            high=high,
+            null_z=np.full_like(values, np.nan),
+            untrained=procrustes_map(xs, fresh)[0] if fresh else np.array([]),
+            teacher_dims=tuple(widths(xs).values()),
+            student_dims=tuple(widths(ys).values()),
+            reduce=setting.reduce,
+            estimator=f"orthogonal Procrustes similarity, n = {len(rows)}; {how}"
+            "its null has no closed form",
+            n=len(rows),
+            seed=setting.seed,
+            reasons=reasons,
+        )

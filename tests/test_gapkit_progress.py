@@ -1,0 +1,137 @@
+"""Progress goes to standard error: plain lines, few of them; a bar in a terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from gapkit import progress
+from gapkit.progress import QUIET_SECONDS, Progress
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_phases_are_said_once_with_their_seconds_and_nothing_on_standard_output(clock, capsys):
+    with Progress() as heard:
+        heard("measure", 0, 3, "train")
+        clock.now += 2
+        heard("measure", 1, 3, "train")
+        heard("plan", 0, 5, "16 → 2 by kl1")
+        clock.now += 3.4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "measuring: train",
+        "measuring: done in 2 s",
+        "planning: 16 → 2 by kl1",
+        "planning: done in 3 s",
+    ]
+
+
+def test_lines_are_rare_and_say_how_long_is_left(clock, capsys):
+    with Progress() as heard:
+        for step in range(40):
+            heard("diagnose", step, 40, f"seed {step}")
+            clock.now += 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "diagnosing: seed 0"
+    assert lines[1:-1] == [
+        f"diagnosing: seed {step} (about {40 - step} s left)" for step in (11, 22, 33)
+    ]
+    assert lines[-1] == "diagnosing: done in 40 s"
+    assert QUIET_SECONDS == 10
+
+
+def test_the_same_words_are_not_repeated(clock, capsys):
+    with Progress() as heard:
+        for _ in range(5):
+            heard("distill", 1, 3, "student, seed 0")
+            clock.now += 60
+    assert capsys.readouterr().err.splitlines() == [
+        "distilling: student, seed 0",
+        "distilling: done in 300 s",
+    ]
+
+
+def test_time_left_is_never_negative(clock, capsys):
+    with Progress() as heard:
+        heard("plan", 0, 2, "a")
+        clock.now += 20
+        heard("plan", 5, 2, "b")
+    assert "planning: b (about 0 s left)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_phase_that_fails_is_not_called_done(clock, capsys, error):
+    with pytest.raises(error), Progress() as heard:  # noqa: PT012
+        heard("measure", 0, 3, "train")
+        clock.now += 4
+        raise error
+    assert capsys.readouterr().err.splitlines() == [
+        "measuring: train",
+        "measuring: stopped after 4 s",
+    ]
+
+
+def test_nothing_heard_is_nothing_said(capsys):
+    with Progress():
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_unknown_phase_goes_by_its_own_name(clock, capsys):
+    with Progress() as heard:
+        heard("export", 0, 1, "weights")
+    assert capsys.readouterr().err.splitlines() == ["export: weights", "export: done in 0 s"]
+
+
+def test_a_terminal_gets_a_bar_that_goes_away_and_lines_that_stay(monkeypatch, capsys):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress() as heard:
+        heard("measure", 0, 2, "train")
+        heard("measure", 1, 2, "test")
+        heard("plan", 1, 4, "[b] → 2")  # square brackets are no markup
+        heard._bar.refresh()
+    shown = screen.getvalue()
+    assert "[b] → 2" in shown
+    assert "measuring: done in 0 s" in shown
+    assert "planning: done in 0 s" in shown
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bar_is_taken_down_after_an_exception(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    shown = Progress()
+    with pytest.raises(KeyError), shown as heard:  # noqa: PT012
+        heard("measure", 0, 2, "train")
+        raise KeyError
+    assert shown._bar.finished or not shown._bar.live.is_started
+    assert "stopped after" in screen.getvalue()
