@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -181,7 +182,9 @@ def _opened(path: Path, out: Path | None, **arguments: Any) -> Iterator[Study]:
     from gapkit.studyfile import blamed, load_study
 
     with contextlib.redirect_stdout(sys.stderr), blamed(path):
-        yield load_study(path, out, **arguments)
+        study = load_study(path, out, **arguments)
+        study.command = shlex.join(["gapkit", *sys.argv[1:]])
+        yield study
 
 
 def _step(

@@ -115,20 +115,19 @@ class Controls:
         Nothing is claimed from a single seed, so arms are brought to two seeds one after the other. When
         the budget does not cover the opening, the arms that tell most apart are run for two seeds.
         """
-        size, smaller, sized = ["longer", "next size up"], ["smaller teacher"], ["teacher-sized"]
         self._extend(self._opening(), OPENING_SEEDS)
-        self._extend(self._contenders(2), SETTLED_SEEDS)
-        contenders = self._contending = self._contenders(1)
+        contenders = self._contending = self._contenders()
         for names, n_seeds in (
             (contenders, 4),
-            (size, 2),
+            (["next size up"], 2),
             (contenders, 6),
-            (smaller, 2),
-            (size, 3),
-            (sized, 1),
+            (["longer"], 2),
+            (["smaller teacher"], 2),
+            (["longer", "next size up"], 3),
+            (["teacher-sized"], 1),
             (contenders, MAX_SEEDS),
-            (size, 4),
-            (sized, 2),
+            (["longer", "next size up"], 4),
+            (["teacher-sized"], 2),
         ):
             self._extend(names, n_seeds)
         self.left_out = [arm.name for arm in self.arms if arm.name not in self._tried]
@@ -158,15 +157,18 @@ class Controls:
         seeds = range(self.first_seed, self.first_seed + OPENING_SEEDS)
         return sum(self.price(arm.path, arm.recipe, seed, arm.fraction) for seed in seeds)
 
-    def _contenders(self, n_others: int) -> list[str]:
-        """The student's own recipe and the best others so far: further seeds go to them."""
+    def _contenders(self) -> list[str]:
+        """The student's own recipe and the two best others so far: further seeds go to them.
+
+        With one alone the best of several near arms would be passed over too often.
+        """
         others = [
             arm.name
             for arm in self.arms
             if self._is_knowledge(arm) and arm.name in self._found and arm.name != "same recipe"
         ]
         found = ["same recipe"] if "same recipe" in self._found else []
-        return [*found, *sorted(others, key=self._mean, reverse=True)[:n_others]]
+        return [*found, *sorted(others, key=self._mean, reverse=True)[:2]]
 
     @staticmethod
     def _is_knowledge(arm: Control) -> bool:

@@ -49,7 +49,14 @@ class _Rows(torch.utils.data.Dataset):
         if type(self.dataset) is TensorDataset:
             index = torch.from_numpy(rows)
             return np.asarray(positions), tuple(tensor[index] for tensor in self.dataset.tensors)
-        return np.asarray(positions), default_collate([self.dataset[int(row)] for row in rows])
+        samples = [self.dataset[int(row)] for row in rows]
+        try:
+            return np.asarray(positions), default_collate(samples)
+        except (RuntimeError, TypeError, KeyError) as error:
+            cause = str(error).splitlines()[0]
+            raise InputError(
+                f"Expected samples that make up a batch but rows {rows[0]} to {rows[-1]} do not: {cause}"
+            ) from error
 
 
 class Data:

@@ -93,6 +93,10 @@ def make_fabric(device: str | torch.device, precision: str) -> Fabric:
     from lightning_fabric import Fabric
 
     device = torch.device(device)
+    if device.type == "cpu" and precision.startswith("16"):
+        raise InputError(
+            f"Expected a precision that CPUs have but got {precision!r}; 'bf16-mixed' is one"
+        )
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     devices = [device.index or 0] if device.type == "cuda" else 1
     return Fabric(accelerator=device.type, devices=devices, precision=precision)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from torch import nn
@@ -48,8 +49,7 @@ class Execution:
         check_plan(
             plan, family.sizes, family.student, loss_names("response"), trainings.n_checkpoints
         )
-        for stage in plan.stages:
-            trainings.recipe.changed(stage.recipe)
+        _check_stages(plan, trainings)
         self.plan, self.trainings, self.measure, self.before = plan, trainings, measure, before
         self.replan, self.heard = replan, heard
         self.results: list[StageResult] = []
@@ -208,6 +208,28 @@ class Execution:
 def _rank(score: float) -> float:
     """The score itself; an undefined one comes last."""
     return -math.inf if math.isnan(score) else score
+
+
+def _check_stages(plan: Plan, trainings: Trainings) -> None:
+    """Refuse, before anything is trained, a recipe, a phase or a start that no training could have."""
+    sizes = {stage.name: stage.size for stage in plan.stages}
+    for stage in plan.stages:
+        epochs = trainings.recipe.changed(stage.recipe).epochs
+        starts = [0.0, *(phase.until for phase in stage.phases)]
+        for start, end in pairwise(starts):
+            if math.ceil(start * epochs) >= math.ceil(end * epochs):
+                raise InputError(
+                    f"Expected every phase of stage {stage.name!r} to last an epoch but the one that ends at "
+                    f"{end:g} holds none of its {epochs}"
+                )
+        if stage.init != "fresh":
+            first = next(iter(stage.sources), None)
+            source = None
+            if first in sizes:
+                source = trainings.family.fresh(sizes[first], 0)
+            elif first is not None:
+                source = trainings.source(first).model
+            trainings.check_init(stage, source)
 
 
 def gentle(phase: Phase) -> Phase:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from gapkit.family import Size
 from gapkit.record import Record
 
 LayerPairs = tuple[tuple[str, str], ...]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Knowledge(Record):
@@ -154,7 +155,7 @@ class Stage(Record):
     scheme: str = "offline"
     recipe: dict[str, Any] = Field(default_factory=dict)
     phases: tuple[Phase, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     on_miss: Literal["stop", "retry", "replan"] = "stop"
     predicted: Predicted | None = None
 
@@ -173,6 +174,10 @@ class Stage(Record):
         if ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(
                 f"Expected phases of stage {self.name!r} that end in rising order at 1 but got {ends}"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(
+                f"Expected the seeds of stage {self.name!r} to differ but got {list(self.seeds)}"
             )
         taught = any(part.kind != "label" for phase in self.phases for part in phase.knowledge)
         if taught and not self.sources:
@@ -261,8 +266,15 @@ def check_plan(
                 f"Expected scheme 'offline' in stage {stage.name!r} but got {stage.scheme!r}"
             )
         for part in (part for phase in stage.phases for part in phase.knowledge):
-            if part.kind != "label" and part.loss not in losses:
-                wrong.append(str(unknown(f"loss in stage {stage.name!r}", part.loss, losses)))
+            if part.kind not in ("label", "response") or part.layers:
+                wrong.append(
+                    f"Expected knowledge of kind 'label' or 'response', without layers, in stage "
+                    f"{stage.name!r} but got {part.kind!r}: this version carries out no other"
+                )
+            elif part.kind == "response" and part.loss not in losses:
+                wrong.append(
+                    str(unknown(f"response loss in stage {stage.name!r}", part.loss, losses))
+                )
         for source in stage.sources:
             if source.startswith("checkpoint:") and source not in {
                 f"checkpoint:{i}" for i in range(n_checkpoints)

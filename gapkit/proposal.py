@@ -272,15 +272,22 @@ def _possible(predicted: Predicted, say: Wording) -> Predicted:
 
 
 def carry_out_cost(stages: Sequence[Stage], prices: Prices, epochs: int) -> Cost:
-    """What the stages cost, and the scratch twins that the last one is compared with."""
+    """What the stages cost at most, with the trainings that the last one is compared with.
+
+    Those have its seeds: labels alone as long, labels alone and the failing recipe by the study's
+    recipe. Whatever the search or the controls have trained already costs nothing.
+    """
+
+    def fraction(stage: Stage) -> float:
+        return float(stage.recipe.get("epochs", epochs)) / epochs
+
+    last = stages[-1]
     total = Cost()
     for stage in stages:
-        fraction = float(stage.recipe.get("epochs", epochs)) / epochs
-        total += prices.of(stage.size, fraction).times(len(stage.seeds))
-    last = stages[-1]
-    if last.sources:
-        fraction = float(last.recipe.get("epochs", epochs)) / epochs
-        total += prices.of(last.size, fraction).times(len(last.seeds))
+        total += prices.of(stage.size, fraction(stage)).times(len(stage.seeds))
+    rivals = [fraction(last)] * bool(last.sources) + [1.0] * (fraction(last) != 1.0) + [1.0]
+    for length in rivals:
+        total += prices.of(last.size, length).times(len(last.seeds))
     return total
 
 

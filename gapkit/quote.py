@@ -72,7 +72,8 @@ def quote(
         InputError: for a run folder of another study, or a plan in it that cannot be carried out.
     """
     if not study.run.manifest and study.run.path("manifest.json").exists():
-        study.run.check(study._identity())
+        study.run.check(study.identity())
+    study.check()
     prices = _prices(study)
     unit = prices.of(study.family.student)
     lines = []
@@ -138,11 +139,13 @@ def _distilling(study: Study, prices: Prices) -> Line:
         _check(study, plan)
         cost = carry_out_cost(plan.stages, prices, study.recipe.epochs)
         return Line(
-            name="distill", what="the plan in the run folder, with its scratch twins", cost=cost
+            name="distill", what="at most: the plan in the run folder, and its rivals", cost=cost
         )
     longest = float(np.max(FRACTIONS))
-    cost = prices.of(study.family.student, longest).times(2 * N_SEEDS)
-    what = f"if a {longest:g}-fold longer single hop is chosen, {N_SEEDS} seeds and their scratch twins"
+    cost = prices.of(study.family.student).times(N_SEEDS * (2 * longest + 2))
+    what = (
+        f"at most, for a single hop: {N_SEEDS} seeds, {longest:g} times as long, and their rivals"
+    )
     return Line(name="distill", what=what, cost=cost)
 
 
@@ -151,7 +154,7 @@ def _check(study: Study, plan: Plan) -> None:
     own = [part.loss for parts in study.knowledge.values() for part in parts]
     known = (*losses.names("response"), *own)
     family = study.family
-    check_plan(plan, family.sizes, family.student, known, len(study._checkpoints))
+    check_plan(plan, family.sizes, family.student, known, len(study.checkpoints))
     for stage in plan.stages:
         study.recipe.changed(stage.recipe)
 
@@ -160,5 +163,5 @@ def _cells(name: str, cost: Cost) -> tuple[str, ...]:
     trainings = f"{cost.student_trainings:.1f}" if cost.student_trainings else "-"
     flops = f"{cost.flops:.1e}" if cost.flops else "-"
     minutes = f"{cost.seconds / 60:.1f} min" if cost.seconds >= 90 else f"{cost.seconds:.0f} s"
-    memory = f"{cost.memory_bytes / 2**20:,.0f} MiB" if cost.memory_bytes else "-"
+    memory = f"{cost.memory_bytes / 2**20:,.1f} MiB" if cost.memory_bytes else "-"
     return name, trainings, flops, minutes, memory

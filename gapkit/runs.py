@@ -9,6 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +71,7 @@ class Run:
         self.manifest = {
             "format": FORMAT,
             "gapkit": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in LIBRARIES},
             "identity": dict(identity),

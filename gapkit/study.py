@@ -25,6 +25,7 @@ from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome, StageResult, Training
 from gapkit.planner import Trial
 from gapkit.plans import KNOWLEDGE, Knowledge, Plan
+from gapkit.preflight import preflight
 from gapkit.prices import Prices, measure_prices
 from gapkit.proposal import FRACTIONS, History, TrialRow, plan
 from gapkit.recipe import Recipe
@@ -98,6 +99,8 @@ class Study:
             wrong.append(f"name a word that can name a folder but got {name!r}")
         if not wrong and teacher is None and family.teacher is None:
             wrong.append("a teacher, or a family with a teacher size to train, but got neither")
+        if not isinstance(seed, int) or not 0 <= seed < 2**32:
+            wrong.append(f"seed an integer from 0 to 2**32 - 1 but got {seed!r}")
         if wrong:
             raise InputError(f"Expected {'; expected '.join(wrong)}")
         self.name, self.task, self.data, self.family = name, task, data, family
@@ -105,10 +108,11 @@ class Study:
         self.student_history = tuple(student_history or ())
         self.teacher_score = teacher_score
         self._teacher, self._student = teacher, student
-        self._checkpoints = tuple(teacher_checkpoints or ())
+        self.checkpoints = tuple(teacher_checkpoints or ())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.run = Run(out if out is not None else Path("runs") / name)
         self.heard: Heard | None = None
+        self.command = ""
         self.outcome: Outcome | None = None
 
     @cached_property
@@ -132,7 +136,8 @@ class Study:
     @cached_property
     def trainings(self) -> Trainings:
         """Everything trained for this study; opens the run folder, trains a teacher when none is given."""
-        self.run.open(self._identity())
+        self.check()
+        self.run.open(self.identity())
         trainings = Trainings(
             self.task,
             self.data,
@@ -150,10 +155,19 @@ class Study:
             teacher = trainings.model(training)
         self._teacher = teacher
         trainings.lend("teacher", on_device(teacher, self.device))
-        for position, state in enumerate(self._checkpoints):
+        for position, state in enumerate(self.checkpoints):
             trainings.lend(f"checkpoint:{position}", self._earlier(teacher, state, position))
         trainings.tick = None
         return trainings
+
+    def check(self) -> None:
+        """Raise InputError when models, data and task do not fit; two samples a split decide."""
+        student = self._student
+        if student is None:
+            student = self.family.fresh(self.family.student, self.seed)
+        teacher = self.teacher_model_for_pricing
+        models = {"teacher": teacher, "student": on_device(student, self.device)}
+        preflight(self.task, self.data, models, self.device)
 
     @property
     def has_teacher(self) -> bool:
@@ -337,6 +351,8 @@ class Study:
         before = self.measure()
         if plan is None:
             plan = self.run.load("plan", Plan) or self.plan()
+        if plan.study != self.name:
+            raise InputError(f"Expected a plan for {self.name!r} but got one for {plan.study!r}")
         request = {"plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest()}
         found = self.run.load("outcome", Outcome, request)
         if found is not None:
@@ -394,6 +410,8 @@ class Study:
     def _manifest(self) -> dict[str, Any]:
         versions = self.run.manifest.get("versions", {})
         return {
+            "command": self.command or f"study.report()  # Study(name={self.name!r}, ...)",
+            "created": self.run.manifest.get("created", ""),
             "seed": self.seed,
             "folder": str(self.run.folder),
             "device": str(self.device),
@@ -401,7 +419,7 @@ class Study:
             "inputs": self.run.manifest.get("identity", {}),
         }
 
-    def _identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """What makes this study itself; a folder that says otherwise belongs to another."""
         sizes = ", ".join(f"{size}: {self.family.parameters(size)}" for size in self.family.sizes)
         return {

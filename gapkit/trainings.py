@@ -209,12 +209,22 @@ class Trainings:
         model = self.family.fresh(stage.size, seed)
         if stage.init == "fresh":
             return model
-        giver = self.student if stage.init == "student" else next((s.model for s in sources), None)
+        given = self.check_init(stage, next((source.model for source in sources), None))
+        model.load_state_dict({name: given[name].detach().clone() for name in model.state_dict()})
+        return model
+
+    def check_init(self, stage: Stage, source: nn.Module | None) -> dict[str, Tensor]:
+        """The state that a stage starts from (the student's, or its source's), refused when it cannot fit.
+
+        Raises:
+            InputError: when there is none, or names and shapes differ from the stage's size.
+        """
+        giver = self.student if stage.init == "student" else source
         if giver is None:
             raise InputError(
                 f"Expected a model to start stage {stage.name!r} from ({stage.init}) but there is none"
             )
-        given, wanted = giver.state_dict(), model.state_dict()
+        given, wanted = giver.state_dict(), self.family.fresh(stage.size, 0).state_dict()
         differ = [
             name for name in wanted if name not in given or given[name].shape != wanted[name].shape
         ]
@@ -223,8 +233,7 @@ class Trainings:
                 f"Expected weights of the same shapes to start stage {stage.name!r} from ({stage.init}) "
                 f"but {len(differ)} of {len(wanted)} differ, first {differ[0]!r}"
             )
-        model.load_state_dict({name: given[name].detach().clone() for name in wanted})
-        return model
+        return given
 
     def _check_outputs(self, model: nn.Module, stage: Stage, sources: Sequence[Source]) -> None:
         if not sources or not any(

@@ -15,6 +15,8 @@ from gapkit.measurement import Contributions, Curve, LayerMatrix, Measurement
 
 Result = Measurement | LayerMatrix | Curve | Contributions
 
+CPU = torch.device("cpu")
+
 _REGISTERED: dict[str, Probe] = {}
 
 
@@ -69,7 +71,7 @@ class Setting:
     teacher_example: Any
     student_example: Any
     reduce: str = "gap"
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     seed: int = 0
 
 

@@ -294,7 +294,7 @@ def test_a_dry_run_on_a_finished_folder_changes_nothing_in_it(folder, no_trainin
          "labels from 0 to 1, the .*2 classes, but got labels from 0 to 2"),
         ("x, y = blobs(30, 1)\nsplit = TensorDataset(torch.cat([x, x], 1), y)\n"
          "study = tiny(teacher=build(16), student=build(2), data=gk.Data(train=split, test=split))",
-         r"teacher.* to accept its view of shape \(\d+, 8\) but it raised RuntimeError"),
+         r"teacher.* to accept its view .*but it raised RuntimeError: mat1 and mat2 shapes"),
         ("study = tiny(teacher=build(16), student=build(2), layers=['nosuch'])", "a known layer but got 'nosuch'"),
         ("study = tiny(teacher=build(16), student=build(2), layers={'teacher': ['1'], 'student': ['x.*']})",
          r"student: Expected a known layer but got 'x\.\*'"),
@@ -320,6 +320,32 @@ def test_a_study_that_cannot_be_is_refused_in_one_line(tmp_path, body, match):
     said = gapkit("measure", study_file(tmp_path, body), "--out", out)
     said.refuses(match)
     assert not (out / "measurements.json").exists()
+
+
+ROWS = "train=TensorDataset(x, y), test=TensorDataset(x, y)"
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    "body, match",
+    [
+        ("study = tiny(teacher=build(16, 4))", "teacher and student to have the same classes but got 4 and 3"),
+        (f"x, y = torch.zeros(30, 5), torch.arange(30) % 3\nstudy = tiny(data=gk.Data({ROWS}))",
+         "the teacher on train to accept its view but it raised RuntimeError: mat1 and mat2"),
+        (f"x, y = torch.zeros(30, 4), torch.rand(30)\nstudy = tiny(data=gk.Data({ROWS}))",
+         r"integer labels of shape \(samples,\) but got torch.float32"),
+        (f"x, y = torch.zeros(30, 4), torch.arange(30) % 4\nstudy = tiny(data=gk.Data({ROWS}))",
+         "labels from 0 to 2, the teacher's 3 classes, but got labels from 0 to 3"),
+        ("rows = [(torch.zeros(4 + (i == 20)), i % 3) for i in range(30)]\n"
+         "study = tiny(data=gk.Data(train=rows, test=rows))", "samples that make up a batch but rows"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_a_teacher_is_trained(
+    tmp_path, no_training, body, match, options
+):
+    out = tmp_path / "run"
+    gapkit("run", study_file(tmp_path, body), "--out", out, *options).refuses(match)
+    assert not out.exists() or files(out) == {}
 
 
 def test_a_refused_first_call_does_not_bar_the_mended_study(tmp_path):

@@ -482,6 +482,13 @@ def test_every_batch_trains_and_every_validation_does_not(tmp_path):
     assert norm.num_batches_tracked == 20
 
 
+def test_a_model_that_is_built_in_eval_mode_trains_all_the_same(tmp_path):
+    data = point_data()
+    usual, built_in_eval = make_job(tmp_path / "train", data), make_job(tmp_path / "eval", data)
+    built_in_eval.model.eval()
+    assert_same_state(trained(usual, data), trained(built_in_eval, data))
+
+
 def test_phases_switch_where_they_say(tmp_path, monkeypatch):
     seen = []
     step = Loop.step

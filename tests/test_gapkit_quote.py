@@ -34,7 +34,7 @@ def _no_training(monkeypatch):
 def priced(tmp_path):
     """The tiny study with a run folder that knows the prices above."""
     study = tiny(out=tmp_path / "run")
-    study.run.open(study._identity())
+    study.run.open(study.identity())
     study.run.save("prices", PRICES)
     return tiny(out=tmp_path / "run")
 

@@ -77,6 +77,14 @@ def test_another_process_takes_what_is_there(tmp_path, sizes_trained):
     assert [p.name for p in (tmp_path / "trainings" / first.key).glob("*.pt")] == []
 
 
+def test_a_prefix_is_trained_as_long_as_it_is_asked_for(tmp_path):
+    trainings = make_trainings(tmp_path)
+    assert trainings.arm((16, 8, 2), "kl4", 1, 2.0).epochs == 4
+    assert trainings.done((16, 8), "kl4", 1, 2.0).epochs == 4
+    assert trainings.done((16, 8), "kl4", 1) is None
+    assert trainings.done((16, 8), "kl4", 0, 2.0) is None
+
+
 def test_each_of_a_chain_learns_from_the_one_before(tmp_path):
     trainings = make_trainings(tmp_path)
     chain, hop = trainings.arm((16, 8, 2), "kl4", 0), trainings.arm((16, 2), "kl4", 0)
