@@ -273,7 +273,7 @@ def check_plan(
                 )
             elif part.kind == "response" and part.loss not in losses:
                 wrong.append(
-                    str(unknown(f"response loss in stage {stage.name!r}", part.loss, losses))
+                    str(unknown(f"loss in stage {stage.name!r}", part.loss, losses))
                 )
         for source in stage.sources:
             if source.startswith("checkpoint:") and source not in {

@@ -151,8 +151,9 @@ def _distilling(study: Study, prices: Prices) -> Line:
 
 def _check(study: Study, plan: Plan) -> None:
     """The same refusals as when the plan is carried out."""
-    own = [part.loss for parts in study.knowledge.values() for part in parts]
-    known = (*losses.names("response"), *own)
+    parts = [part for parts in study.knowledge.values() for part in parts]
+    own = [part.loss for part in parts if part.kind == "response"]
+    known = tuple(dict.fromkeys([*losses.names("response"), *own]))
     family = study.family
     check_plan(plan, family.sizes, family.student, known, len(study.checkpoints))
     for stage in plan.stages:

@@ -60,8 +60,9 @@ def test_budgets_are_student_trainings_at_the_students_price(priced):
     assert found["student"] == UNIT
     assert (found["diagnose"].student_trainings, found["diagnose"].seconds) == (7.0, 70.0)
     assert (found["plan"].student_trainings, found["plan"].flops) == (4.0, 400.0)
-    longest, n_seeds, with_scratch_twins = 4.0, 3, 2
-    assert found["distill"].student_trainings == longest * n_seeds * with_scratch_twins
+    longest, n_seeds = 4.0, 3
+    rivals = longest + 1 + 1  # labels alone as long, labels alone, the failing recipe
+    assert found["distill"].student_trainings == n_seeds * (longest + rivals)
     assert found["measure"].student_trainings == 0
     assert found["measure"].seconds > 0
 
@@ -93,8 +94,9 @@ def test_the_plan_in_the_folder_is_priced_stage_by_stage(priced):
     last = stage(2, "student", (0, 1), sources=("assistant 4",), recipe={"epochs": 6})
     priced.run.save("plan", planned(assistant, last))
     line = quote(priced, ("distill",)).lines[-1]
-    # assistant once; the student thrice as long with two seeds, and as many scratch twins
-    assert line.cost.student_trainings == pytest.approx(1.5 + 2 * 3 + 2 * 3)
+    # assistant once; the student thrice as long with two seeds; its rivals: labels alone as long,
+    # labels alone and the failing recipe at the usual length
+    assert line.cost.student_trainings == pytest.approx(1.5 + 2 * 3 + 2 * (3 + 1 + 1))
     assert "the plan in the run folder" in line.what
 
 
@@ -123,7 +125,7 @@ def test_a_plan_may_name_the_studys_own_loss(priced):
     study.run.save("prices", PRICES)
     phases = (Phase(knowledge=study.knowledge["own"]),)
     study.run.save("plan", planned(stage(2, "student", (0,), phases=phases)))
-    assert quote(study, ("distill",)).lines[-1].cost.student_trainings == 2
+    assert quote(study, ("distill",)).lines[-1].cost.student_trainings == 1 + 1 + 1
 
 
 def test_another_studys_folder_lends_no_prices(priced):
