@@ -217,7 +217,7 @@ def _check_stages(plan: Plan, trainings: Trainings) -> None:
         epochs = trainings.recipe.changed(stage.recipe).epochs
         starts = [0.0, *(phase.until for phase in stage.phases)]
         for start, end in pairwise(starts):
-            if math.ceil(start * epochs) >= math.ceil(end * epochs):
+            if not any(start <= epoch / epochs < end for epoch in range(epochs)):
                 raise InputError(
                     f"Expected every phase of stage {stage.name!r} to last an epoch but the one that ends at "
                     f"{end:g} holds none of its {epochs}"

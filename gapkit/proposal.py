@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -20,6 +22,7 @@ from gapkit.wording import Wording
 
 FRACTIONS = (1.0, 2.0, 4.0)
 N_SEEDS = 3
+CLAIM_RUNS = 2  # of a chain, before the planner claims that it pays
 
 
 class TrialRow(Record):
@@ -85,8 +88,9 @@ def plan(
         fractions: lengths that compete, in full trainings.
         gap: the diagnosis; its controls are the planner's first data, without charge.
         known: rows of an earlier search, without charge.
-        seed: of the search, and the first seed of the plan's stages.
-        n_seeds: how often each chosen stage that ends at the student is trained.
+        seed: the plan's first seed when nothing was trained for it.
+        n_seeds: how often each chosen stage that ends at the student is trained, with seeds that nothing
+            was chosen on: runs that were lucky in the search would flatter the plan on test as well.
         say: how scores are worded; default: as plain numbers.
         heard: called with (spent, budget, what is trained next).
 
@@ -116,13 +120,14 @@ def plan(
                 score=score,
             )
         )
+    unseen = max([seed, *(row.seed + 1 for row in rows)])
     proposal = propose(
         planner,
         study=study,
         prices=prices,
         knowledge=knowledge,
         epochs=epochs,
-        seeds=tuple(range(seed, seed + n_seeds)),
+        seeds=tuple(range(unseen, unseen + n_seeds)),
         say=say or Wording(unit="", score_name="score"),
     )
     search = _total(prices, [row for row in rows if row.origin == "search"])
@@ -146,8 +151,8 @@ def make_planner(
     return Planner(
         sizes=sizes,
         cost={size: price / unit for size, price in cost.items()},
-        recipes=[name for name in knowledge if name != "scratch"],
-        budget=max(budget, 1.0),
+        recipes=[name for name in knowledge if name != SCRATCH] or [SCRATCH],
+        budget=budget,
         teacher_score=teacher_score,
         fractions=fractions,
         seed=seed,
@@ -175,11 +180,13 @@ def control_rows(controls: Sequence[ControlRun]) -> list[TrialRow]:
 def tell(planner: Planner, rows: Sequence[TrialRow]) -> list[TrialRow]:
     """Hand known scores to the planner, without charge; returns the rows that it has a path for.
 
-    A teacher-sized student is no step towards the student: its rows are passed over.
+    A teacher-sized student is no step towards the student: its rows are passed over, and so is a size
+    beyond the teacher's.
     """
     told = []
     for row in rows:
-        if len(set(row.path)) == len(row.path):
+        known = set(row.path) <= set(planner.sizes) and row.path != (planner.teacher,)
+        if known and len(set(row.path)) == len(row.path):
             planner.tell(Trial(row.path, row.recipe, row.seed, row.fraction), row.score)
             told.append(row)
     return told
@@ -199,23 +206,45 @@ def propose(
 
     A path with assistants is proposed only when it is claimed to pay; else the best single hop is.
     """
-    first = planner.choose()
+    first = _claimed_or_best(planner)
     choice = first if first.assistant_pays else _best_single(planner)
     stages = _stages(choice, knowledge, epochs, seeds, say)
+    alternatives = tuple(
+        arm.with_(predicted=_possible(arm.predicted, say), chosen=_is(arm, choice))
+        for arm in first.alternatives
+    )
     return Plan(
         study=study,
         stages=tuple(stages),
         predicted=_possible(choice.predicted, say),
         predicted_run=_possible(choice.predicted_run, say),
         cost=carry_out_cost(stages, prices, epochs),
-        alternatives=tuple(
-            arm.with_(predicted=_possible(arm.predicted, say), chosen=_is(arm, choice))
-            for arm in first.alternatives
-        ),
-        reasons=_reasons(choice, say),
+        alternatives=alternatives,
+        reasons=_reasons(choice, alternatives, say),
         assistant_pays=choice.assistant_pays,
-        claim=_claim(first, choice, say),
+        claim=_claim(choice, alternatives, len(planner.sizes) > 2, say),
     )
+
+
+def _claimed_or_best(planner: Planner) -> Choice:
+    """The best path; where it is a chain of too few runs to claim, the best claimed one if there is any.
+
+    Among chains that look alike the cheapest is chosen, which need not be the one that was repeated.
+    """
+    first = planner.choose()
+    if first.assistant_pays or len(first.path) <= 2:
+        return first
+    repeated = {
+        (arm.path, arm.recipe, arm.fraction)
+        for arm in first.alternatives
+        if arm.n_runs >= CLAIM_RUNS
+    }
+    second = planner.choose(
+        lambda arm: not arm.n_assistants or (arm.path, arm.recipe, arm.fraction) in repeated
+    )
+    if not second.assistant_pays:
+        return first
+    return replace(second, alternatives=first.alternatives)
 
 
 def _best_single(planner: Planner) -> Choice:
@@ -248,7 +277,7 @@ def _stages(
         source = "teacher" if not stages else stages[-1].name
         stages.append(
             Stage(
-                name="student" if last else f"assistant {size}",
+                name="student" if last else _assistant_name(size, stages),
                 size=size,
                 sources=() if choice.recipe == "scratch" else (source,),
                 recipe=changes,
@@ -259,6 +288,12 @@ def _stages(
             )
         )
     return stages
+
+
+def _assistant_name(size: Size, stages: Sequence[Stage]) -> str:
+    """A stage's name from a size's, whose characters need not be those of a name."""
+    name = "assistant " + re.sub(r"[^A-Za-z0-9._+-]", "-", str(size))
+    return f"{name} {len(stages) + 1}" if name in {stage.name for stage in stages} else name
 
 
 def _possible(predicted: Predicted, say: Wording) -> Predicted:
@@ -291,7 +326,7 @@ def carry_out_cost(stages: Sequence[Stage], prices: Prices, epochs: int) -> Cost
     return total
 
 
-def _reasons(choice: Choice, say: Wording) -> tuple[str, ...]:
+def _reasons(choice: Choice, alternatives: Sequence[Alternative], say: Wording) -> tuple[str, ...]:
     """Why this plan, in lines of plain words."""
     forecast = say.forecast(_possible(choice.predicted, say))
     runs = f"{choice.n_runs} run{'s' * (choice.n_runs != 1)} of it"
@@ -299,33 +334,40 @@ def _reasons(choice: Choice, say: Wording) -> tuple[str, ...]:
     lines = [
         f"{_arm_words(choice)} is expected to score {forecast} on validation, from {runs}{rest}."
     ]
-    rivals = [arm for arm in choice.alternatives if not arm.chosen and len(arm.path) <= 2]
+    rivals = [arm for arm in alternatives if not arm.chosen and len(arm.path) <= 2]
     if rivals:
         best = max(rivals, key=lambda arm: arm.predicted.value)
         lines.append(
             f"The best other single hop, {_arm_words(best)}, is expected to score "
-            f"{say.forecast(_possible(best.predicted, say))}, from {best.n_runs} run(s)."
+            f"{say.forecast(best.predicted)}, from {best.n_runs} run{'s' * (best.n_runs != 1)}."
         )
-        if best.recipe == SCRATCH and best.predicted.value > choice.predicted.value:
+        ahead = best.predicted.value > choice.predicted.value
+        if best.recipe == SCRATCH and ahead and len(choice.path) == 2:
             lines.append(
                 "The two are level; the taught one is tried, and its twins on labels alone beside it."
             )
     return tuple(lines)
 
 
-def _claim(first: Choice, choice: Choice, say: Wording) -> str:
+def _claim(choice: Choice, alternatives: Sequence[Alternative], between: bool, say: Wording) -> str:
     """Whether an assistant pays, in a sentence."""
-    if first.assistant_pays:
-        return f"An assistant pays: {_arm_words(first)} beats the best single hop beyond noise."
-    chains = [arm for arm in first.alternatives if len(arm.path) > 2]
-    if not chains:
+    if choice.assistant_pays:
+        return f"An assistant pays: {_arm_words(choice)} beats the best single hop beyond noise."
+    chains = [arm for arm in alternatives if len(arm.path) > 2]
+    if not between:
         return "No assistant was in question: the family has no size between."
+    if not chains:
+        return "No assistant is claimed to pay: none was run, and none is among the most promising paths."
     best = max(chains, key=lambda arm: arm.predicted.value)
     ahead = best.predicted.value - choice.predicted.value
     runs = f"{best.n_runs} run{'s' * (best.n_runs != 1)}"
+    why = ""
+    if ahead > 0:
+        few = best.n_runs < CLAIM_RUNS or not choice.n_runs
+        why = ", too few runs to claim it," if few else ", within what noise explains,"
     return (
         f"No assistant is claimed to pay: the best path with one, {_arm_words(best)} ({runs}), is "
-        f"expected at {say.difference(ahead)} against this plan, within what noise explains, and costs "
+        f"expected at {say.difference(ahead)} against this plan{why} and costs "
         f"{best.cost:.1f} student trainings."
     )
 

@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from gapkit import losses
 from gapkit.controls import Controls, standard_controls
 from gapkit.data import Data
 from gapkit.diagnosis import diagnose
+from gapkit.distiller import TrainingFailed
 from gapkit.errors import InputError
 from gapkit.execution import Execution
-from gapkit.family import Family, Size
+from gapkit.family import Family, Size, count_parameters
 from gapkit.gap import Gap
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome, StageResult, Training
@@ -29,6 +31,7 @@ from gapkit.preflight import preflight
 from gapkit.prices import Prices, measure_prices
 from gapkit.proposal import FRACTIONS, History, TrialRow, plan
 from gapkit.recipe import Recipe
+from gapkit.record import Record
 from gapkit.runs import Run, write
 from gapkit.task import Task
 from gapkit.trainings import Trainings
@@ -101,6 +104,16 @@ class Study:
             wrong.append("a teacher, or a family with a teacher size to train, but got neither")
         if not isinstance(seed, int) or not 0 <= seed < 2**32:
             wrong.append(f"seed an integer from 0 to 2**32 - 1 but got {seed!r}")
+        if teacher_score is not None and not _finite(teacher_score):
+            wrong.append(f"teacher_score a finite number or None but got {teacher_score!r}")
+        if isinstance(layers, str):
+            wrong.append(f"layers a list of names or globs but got the string {layers!r}")
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (RuntimeError, TypeError):
+            wrong.append(
+                f"device one that torch knows, such as 'cpu' or 'cuda:0', but got {device!r}"
+            )
         if wrong:
             raise InputError(f"Expected {'; expected '.join(wrong)}")
         self.name, self.task, self.data, self.family = name, task, data, family
@@ -109,7 +122,6 @@ class Study:
         self.teacher_score = teacher_score
         self._teacher, self._student = teacher, student
         self.checkpoints = tuple(teacher_checkpoints or ())
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.run = Run(out if out is not None else Path("runs") / name)
         self.heard: Heard | None = None
         self.command = ""
@@ -122,10 +134,7 @@ class Study:
         if isinstance(own, str):
             return dict(KNOWLEDGE)
         if callable(own):
-            name = getattr(own, "__name__", "own")
-            if name not in losses.names():
-                losses.register(name, own)
-            own = (Knowledge(kind="response", loss=name),)
+            own = (Knowledge(kind="response", loss=registered(own)),)
         return {"own": tuple(own)} | KNOWLEDGE
 
     @property
@@ -155,7 +164,7 @@ class Study:
             teacher = trainings.model(training)
         self._teacher = teacher
         trainings.lend("teacher", on_device(teacher, self.device))
-        for position, state in enumerate(self.checkpoints):
+        for position, state in enumerate(self._states):
             trainings.lend(f"checkpoint:{position}", self._earlier(teacher, state, position))
         trainings.tick = None
         return trainings
@@ -249,8 +258,11 @@ class Study:
 
     def diagnose(self, controls: bool = True, budget: float = 8) -> Gap:
         """Name the cause; with controls, trainings for up to `budget` student trainings tell causes apart."""
+        _check_budget(budget)
         measurements = self.measure()
-        request = {"controls": controls, "budget": budget if controls else 0}
+        request: dict[str, Any] = {"controls": controls, "budget": budget if controls else 0}
+        if self.teacher_score is not None:
+            request["teacher_score"] = self.teacher_score
         found = self.run.load("gap", Gap, request)
         if found is not None:
             return found
@@ -263,7 +275,9 @@ class Study:
             unit=self.task.unit,
             teacher_score=self.teacher_score,
             budget=budget if controls else 0,
-            notes=runner.notes,
+            left_out=runner.left_out,
+            notes=[*self._notes(), *runner.notes],
+            groups=self.data.groups("validation"),
         )
         self.run.save("gap", gap, request)
         return gap
@@ -279,7 +293,23 @@ class Study:
             budget,
             first_seed=self.seed,
             heard=lambda spent, total, what: self._train_heard("diagnose", spent, total, what),
+            groups=self.data.groups("validation"),
         )
+
+    def _notes(self) -> list[str]:
+        """What a reader of the diagnosis must know about the models that were given."""
+        pairs = (
+            ("teacher", self._teacher, self.family.teacher),
+            ("student", self._student, self.family.student),
+        )
+        return [
+            f"The {who} given has {count_parameters(model):,} parameters, size {size} of the family "
+            f"{self.family.parameters(size):,}: the controls speak of the latter."
+            for who, model, size in pairs
+            if model is not None
+            and size is not None
+            and count_parameters(model) != self.family.parameters(size)
+        ]
 
     def _price(self, path: tuple[Size, ...], recipe: str, seed: int, fraction: float) -> float:
         """What an arm would cost now: nothing when it is there, its missing prefix with it else."""
@@ -302,26 +332,34 @@ class Study:
 
     def plan(self, budget: float = 10, fractions: Sequence[float] = FRACTIONS) -> Plan:
         """Propose stages: search for up to `budget` student trainings, then choose."""
-        request = {"budget": budget, "fractions": list(fractions)}
+        _check_budget(budget)
+        self.measure()
+        gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
+        request = {"budget": budget, "fractions": list(fractions), "gap": _digest(gap)}
         found = self.run.load("plan", Plan, request)
         if found is not None:
             return found
-        self.measure()
-        gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
-        return self._search(gap, budget, fractions, request)
+        proposal, history = self._search(gap, budget, fractions)
+        self.run.save("plan", proposal, request)
+        self.run.save("trials", history)
+        write(self.run.path("trials.csv"), history.csv().encode())
+        return proposal
 
     def _search(
         self,
         gap: Gap,
         budget: float,
         fractions: Sequence[float],
-        request: Mapping[str, Any],
         known: Sequence[TrialRow] = (),
-    ) -> Plan:
+    ) -> tuple[Plan, History]:
         def train(trial: Trial) -> float:
-            return self.trainings.arm(trial.path, trial.recipe, trial.seed, trial.fraction).score
+            try:
+                training = self.trainings.arm(trial.path, trial.recipe, trial.seed, trial.fraction)
+            except TrainingFailed:
+                return math.nan  # the planner counts it as worse than all others
+            return training.score
 
-        proposal, history = plan(
+        return plan(
             train,
             study=self.name,
             sizes=self._path_sizes,
@@ -337,10 +375,6 @@ class Study:
             say=Wording(unit=self.task.unit, score_name=self.task.score_name),
             heard=lambda spent, total, what: self._train_heard("plan", spent, total, what),
         )
-        self.run.save("plan", proposal, request)
-        self.run.save("trials", history)
-        write(self.run.path("trials.csv"), history.csv().encode())
-        return proposal
 
     @property
     def _path_sizes(self) -> tuple[Size, ...]:
@@ -353,7 +387,7 @@ class Study:
             plan = self.run.load("plan", Plan) or self.plan()
         if plan.study != self.name:
             raise InputError(f"Expected a plan for {self.name!r} but got one for {plan.study!r}")
-        request = {"plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest()}
+        request = {"plan": _digest(plan)}
         found = self.run.load("outcome", Outcome, request)
         if found is not None:
             found._student = self.trainings.model(found.stages[-1].training)
@@ -371,7 +405,10 @@ class Study:
         return outcome
 
     def _replan(self, missed: StageResult) -> Plan | None:
-        """Choose again from all that is known by now, the miss included, without further search."""
+        """Choose again from all that is known by now, the miss included, without further search.
+
+        The plan in the run folder stays as it is: it is what the outcome answers.
+        """
         gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
         history = self.run.load("trials", History) or History()
         fresh = [
@@ -389,7 +426,7 @@ class Study:
             if training.recipe in self.knowledge
         ]
         searched = [row for row in history.rows if row.origin == "search"]
-        proposal = self._search(gap, 0.0, FRACTIONS, {"after": missed.name}, [*searched, *fresh])
+        proposal, _ = self._search(gap, 0.0, FRACTIONS, [*searched, *fresh])
         return proposal if all(stage.name != missed.name for stage in proposal.stages) else None
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -422,6 +459,7 @@ class Study:
     def identity(self) -> dict[str, str]:
         """What makes this study itself; a folder that says otherwise belongs to another."""
         sizes = ", ".join(f"{size}: {self.family.parameters(size)}" for size in self.family.sizes)
+        earlier = {"checkpoints": " ".join(map(hash_state, self._states))} if self._states else {}
         return {
             "study": self.name,
             "task": f"{self.task.kind}, {self.task.score_name}",
@@ -432,18 +470,18 @@ class Study:
             "recipe": self.recipe.model_dump_json(),
             "teacher": "trained here" if self._teacher is None else hash_weights(self._teacher),
             "student": "trained here" if self._student is None else hash_weights(self._student),
-        }
+        } | earlier
 
-    def _earlier(self, teacher: nn.Module, state: Any, position: int) -> nn.Module:
+    @cached_property
+    def _states(self) -> tuple[Mapping[str, Any], ...]:
+        """The teacher's earlier states, read once."""
+        return tuple(
+            read_state(state, f"teacher checkpoint {position}")
+            for position, state in enumerate(self.checkpoints)
+        )
+
+    def _earlier(self, teacher: nn.Module, state: Mapping[str, Any], position: int) -> nn.Module:
         """A copy of the teacher with an earlier state."""
-        if isinstance(state, (str, Path)):
-            path = Path(state)
-            if path.suffix == ".safetensors":
-                from safetensors.torch import load_file
-
-                state = load_file(path)
-            else:
-                state = torch.load(path, map_location="cpu", weights_only=True)
         model = copy.deepcopy(teacher)
         try:
             model.load_state_dict(state)
@@ -477,10 +515,64 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
     return copy.deepcopy(model).to(device)
 
 
+def registered(fn: Callable[..., Any]) -> str:
+    """The name that a user's own loss goes by in plans: its own, with a number when another loss has it."""
+    own = getattr(fn, "__name__", "")
+    base = own if own.isidentifier() and own != "task" else "own"
+    name, number = base, 1
+    while name in losses.names() and losses.named(name).fn is not fn:
+        number += 1
+        name = f"{base}_{number}"
+    if name not in losses.names():
+        losses.register(name, fn)
+    return name
+
+
+def read_state(state: Any, who: str) -> Mapping[str, Any]:
+    """A state dict, given as one or as the path of a safetensors or weights-only file."""
+    if isinstance(state, (str, Path)):
+        try:
+            state = _loaded(Path(state))
+        except Exception as error:  # a file can be wrong in a dozen ways
+            cause = " ".join(str(error).split())[:200]
+            raise InputError(f"Expected to read {who} from {state} but: {cause}") from None
+    if not isinstance(state, Mapping):
+        raise InputError(
+            f"Expected {who} to be a state dict, or a file that holds one, but got {type(state).__name__}"
+        )
+    return state
+
+
+def _loaded(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _check_budget(budget: Any) -> None:
+    if not _finite(budget) or budget < 0:
+        raise InputError(f"Expected a budget of 0 or more student trainings but got {budget!r}")
+
+
+def _digest(record: Record) -> str:
+    return hashlib.sha256(record.model_dump_json().encode()).hexdigest()
+
+
 def hash_weights(model: nn.Module) -> str:
     """SHA-256 over names, shapes and values of a model's state."""
+    return hash_state(model.state_dict())
+
+
+def hash_state(state: Mapping[str, Any]) -> str:
+    """The same over a state dict."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(

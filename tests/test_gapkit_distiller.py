@@ -442,6 +442,12 @@ def test_a_model_trained_in_another_precision_keeps_its_own(tmp_path, precision,
     assert predict(ours, data, "test", TASK).dtype == torch.float32
 
 
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+def test_a_precision_that_cpus_lack_is_refused_and_not_replaced(tmp_path, precision):
+    with pytest.raises(InputError, match=f"CPUs have but got '{precision}'; 'bf16-mixed' is one"):
+        trained(make_job(tmp_path, point_data(), precision=precision), point_data())
+
+
 def test_frozen_weights_stay(tmp_path):
     data = point_data()
     job = make_job(tmp_path, data, build=plain)

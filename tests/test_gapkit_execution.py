@@ -283,6 +283,37 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_is_trained(
     assert trained_sizes == []
 
 
+def phases(*ends):
+    return tuple(KL4[0].with_(until=end) for end in ends)
+
+
+def test_a_phase_that_holds_no_epoch_is_refused_before_anything_is_trained(tmp_path, trained_sizes):
+    trainings = make_trainings(tmp_path, epochs=3)
+    wrong = stage(phases=phases(0.4, 0.5, 1.0))  # epochs begin at 0, 1/3 and 2/3
+    with pytest.raises(
+        InputError, match=r"'student' to last an epoch .* ends at 0.5 holds none of its 3"
+    ):
+        carried_out(trainings, plan(stage("mid", 4), wrong))
+    assert trained_sizes == []
+    assert carried_out(trainings, plan(stage(phases=phases(0.3, 0.5, 1.0)))).stages
+    hundredths = stage(phases=phases(0.07, 0.08, 1.0), recipe={"epochs": 100})
+    given = planted_outcome(planted(tmp_path / "planted"), plan(hundredths))
+    assert given.stages[0].training.fraction == pytest.approx(100 / 2)
+
+
+@pytest.mark.parametrize("init", ["student", "inherit"])
+def test_a_start_of_other_shapes_is_refused_before_anything_is_trained(
+    tmp_path, trained_sizes, init
+):
+    trainings = make_trainings(tmp_path)
+    trainings.student = trainings.family.fresh(4, 0)
+    with pytest.raises(InputError, match=rf"'student' from \({init}\) but 3 of 4 differ"):
+        carried_out(trainings, plan(stage("mid", 4), stage(sources=("mid",), init=init)))
+    assert trained_sizes == []
+    fits = (stage("mid", 2), stage(sources=("mid",), init="inherit"))
+    assert carried_out(trainings, plan(*fits)).stages[1].training.path == (16, 2, 2)
+
+
 # Validation decides
 
 

@@ -1,0 +1,332 @@
+"""Every cause is fired by a case built by hand, and stays silent in one just short of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gapkit.case import Case
+from gapkit.causes import (
+    CAUSES,
+    SUCCESS,
+    capacity,
+    coverage,
+    false_success,
+    harness_fault,
+    harsh_targets,
+    no_gap,
+    optimization,
+    pipeline_fault,
+    teacher_gap,
+    undertrained,
+)
+from gapkit.gap import ControlRun, Finding
+from gapkit.probes.interval import Interval, measured
+from tests.deciding_fixtures import N, control, hits, measurements, seeds_of
+
+TEACHER, STUDENT = 0.9, 0.7
+
+
+def case(*controls: ControlRun, teacher=TEACHER, student=STUDENT, **fields) -> Case:
+    """A case of nested hits: whoever scores more is right wherever the other is."""
+    about = {key: fields.pop(key) for key in ("train", "chance", "worst", "test") if key in fields}
+    found = measurements(hits(teacher), hits(student), **about)
+    return Case(found, {run.name: run for run in controls}, **fields)
+
+
+def same(share=0.7, n_seeds=4, **fields) -> ControlRun:
+    return control("same recipe", seeds_of(share, n_seeds), **fields)
+
+
+def arm(name: str, share: float, n_seeds: int = 4, **fields) -> ControlRun:
+    """A control of each kind, on the path and with the recipe that it has in the standard list.
+
+    Its seeds rise where those of the same recipe fall: paired by seed they disagree by two points.
+    """
+    usual = {
+        "scratch": {"path": (1,), "recipe": "scratch"},
+        "knowledge: dist1": {"recipe": "dist1"},
+        "longer": {"fraction": 2.0},
+        "next size up": {"path": (32, 3)},
+        "smaller teacher": {"path": (32, 12, 1)},
+        "teacher-sized": {"path": (32, 32)},
+    }
+    return control(name, seeds_of(share, n_seeds)[::-1], **(usual.get(name, {}) | fields))
+
+
+def points(finding: Finding | None) -> float:
+    assert finding is not None
+    assert finding.evidence
+    return finding.points.value
+
+
+def test_no_gap_when_the_paired_interval_holds_zero():
+    finding = no_gap(case(teacher=0.7, student=0.7))
+    assert points(finding) == 0.0
+    assert finding.points.low < 0 < finding.points.high
+    assert "zero lies within" in finding.evidence[0].limit
+    # Ten of 400 samples, all to the teacher's good: 11 discordant of Agresti and Min's table.
+    se = math.sqrt(11 - 100 / 402) / 402
+    assert 10 / 402 - 1.96 * se > 0
+    assert no_gap(case(teacher=0.725, student=0.7)) is None
+
+
+def test_no_gap_when_the_student_is_ahead_says_so():
+    finding = no_gap(case(teacher=0.7, student=0.9))
+    assert points(finding) == pytest.approx(-0.2)
+    assert finding.evidence[0].limit == "zero: the student is ahead"
+    assert finding.would_change.endswith("is no longer ahead.")
+
+
+def test_no_gap_counts_samples_that_go_both_ways():
+    """The same two-and-a-half points are noise when the models miss different samples."""
+    apart = measurements(hits(0.725), hits(0.7, shift=100))
+    assert no_gap(Case(apart)).points.value == pytest.approx(0.025)
+
+
+def test_harness_fault_by_chance():
+    finding = harness_fault(case(teacher=0.12, student=0.1, chance=0.1))
+    assert finding.confidence == "high"
+    assert "best constant answer, which scores 10.0 %" in finding.evidence[0].limit
+    assert math.isnan(finding.points.value)
+    assert "nobody said" in finding.points.reason
+    assert harness_fault(case(teacher=0.14, student=0.1, chance=0.1)) is None
+
+
+def test_harness_fault_by_claim():
+    finding = harness_fault(case(teacher=0.7, teacher_score=0.9))
+    assert finding.confidence == "moderate"
+    assert points(finding) == pytest.approx(0.2)
+    assert (finding.points.low, finding.points.high) == pytest.approx(
+        (0.9 - finding.evidence[0].measurement.high, 0.9 - finding.evidence[0].measurement.low)
+    )
+    high = case(teacher=0.7).measurements.get("accuracy", of="teacher", split="validation").high
+    assert harness_fault(case(teacher=0.7, teacher_score=high + 1e-6)) is not None
+    assert harness_fault(case(teacher=0.7, teacher_score=high - 1e-6)) is None
+    assert harness_fault(case(teacher=0.7, teacher_score=0.5)) is None  # better than believed
+
+
+def test_pipeline_fault_holds_one_run_against_the_spread_of_runs():
+    """By hand: t(3)·√(s²(1 + 1/4) + var over samples / n) around the mean difference."""
+    finding = pipeline_fault(case(same(0.8)))
+    assert points(finding) == pytest.approx(0.1)
+    runs = same(0.8)
+    spread = np.std(runs.scores, ddof=1) ** 2 * 1.25
+    sample = np.var(runs.contributions.mean(0) - hits(STUDENT), ddof=1) / N
+    half = 3.182446 * math.sqrt(spread + sample)
+    assert finding.points.high - finding.points.value == pytest.approx(half, rel=1e-6)
+    assert finding.confidence == "high"
+
+
+def test_pipeline_fault_just_short():
+    wide = control("same recipe", seeds_of(0.8, 4, spread=0.06))
+    assert np.mean(wide.scores) == pytest.approx(0.8)
+    assert pipeline_fault(case(wide)) is None  # one run of four lies as far off as the user's
+    assert pipeline_fault(case(same(0.71))) is None
+    assert pipeline_fault(case(same(0.6))) is None
+    assert pipeline_fault(case(same(0.8, n_seeds=1))) is None
+    assert pipeline_fault(case(same(0.8, n_seeds=2, first_seed=5))) is None  # t with one degree
+
+
+def test_harsh_targets_names_the_best_arm_and_tells_of_scratch():
+    finding = harsh_targets(case(same(), arm("scratch", 0.74), arm("knowledge: dist1", 0.8)))
+    assert points(finding) == pytest.approx(0.1)
+    assert finding.remedy.knowledge == "dist1"
+    assert finding.remedy.text == "Train with dist1 instead of kl4."
+    assert finding.confidence == "high"
+    assert finding.points.level == pytest.approx(0.975)  # two arms were looked at
+    beside = finding.evidence[1]
+    assert beside.measurement.value == pytest.approx(0.04)
+    assert "better than its distilled self" in beside.text
+
+
+def test_harsh_targets_by_scratch_needs_no_second_sentence():
+    finding = harsh_targets(case(same(), arm("scratch", 0.8)))
+    assert finding.remedy.knowledge == "scratch"
+    assert len(finding.evidence) == 1
+    assert "training on labels alone gains" in finding.evidence[0].text
+
+
+@pytest.mark.parametrize("share, says", [(0.66, "worse than"), (0.70, "level with")])
+def test_harsh_targets_says_where_labels_alone_stand(share, says):
+    found = harsh_targets(case(same(), arm("scratch", share), arm("knowledge: dist1", 0.8)))
+    assert says in found.evidence[1].text
+
+
+def test_harsh_targets_just_short():
+    assert harsh_targets(case(same(), arm("scratch", 0.72))) is None
+    assert harsh_targets(case(same(0.8), arm("scratch", 0.7))) is None
+    assert harsh_targets(case(same(), arm("scratch", 0.8, n_seeds=1))) is None
+    assert harsh_targets(case(same(n_seeds=1), arm("scratch", 0.8))) is None
+    assert harsh_targets(case(arm("scratch", 0.8), arm("knowledge: dist1", 0.7))) is None
+
+
+def test_harsh_targets_is_widened_for_every_arm_looked_at():
+    """The same difference is claimed among two arms and not among many."""
+    rng = np.random.default_rng(0)
+
+    def noisy(share, name, recipe):
+        runs = [(rng.permutation(N) < share * N).astype(float) for _ in range(4)]
+        return control(name, runs, recipe=recipe)
+
+    own, better = noisy(0.7, "same recipe", "kl4"), noisy(0.74, "knowledge: dist1", "dist1")
+    few = case(own, better)
+    many = case(own, better, *(arm(f"knowledge: {i}", 0.6, recipe=str(i)) for i in range(60)))
+    assert harsh_targets(few).points.low > 0
+    assert many.looks == 61
+    assert harsh_targets(many) is None
+
+
+def test_teacher_gap():
+    finding = teacher_gap(case(same(), arm("smaller teacher", 0.76)))
+    assert points(finding) == pytest.approx(0.06)
+    assert finding.remedy.size == "12"
+    assert teacher_gap(case(same(), arm("smaller teacher", 0.72))) is None
+    assert teacher_gap(case(same(), arm("smaller teacher", 0.6))) is None
+    assert teacher_gap(case(same(), arm("smaller teacher", 0.76, n_seeds=1))) is None
+    assert teacher_gap(case(arm("smaller teacher", 0.76))) is None
+
+
+def test_undertrained_is_held_against_the_same_knowledge():
+    finding = undertrained(case(same(), arm("longer", 0.76)))
+    assert points(finding) == pytest.approx(0.06)
+    assert (finding.remedy.fraction, finding.remedy.knowledge) == (2.0, "kl4")
+    aimed = arm("longer", 0.81, recipe="dist1")
+    against = undertrained(case(same(), arm("knowledge: dist1", 0.76), aimed))
+    assert points(against) == pytest.approx(0.05)
+    assert against.remedy.knowledge == "dist1"
+
+
+def test_undertrained_just_short():
+    assert undertrained(case(same(), arm("longer", 0.72))) is None
+    assert undertrained(case(same(), arm("longer", 0.66))) is None
+    assert undertrained(case(same(), arm("longer", 0.76, n_seeds=1))) is None
+    assert undertrained(case(same(), arm("longer", 0.81, recipe="dist1"))) is None
+    apart = arm("longer", 0.76, first_seed=10)
+    assert undertrained(case(same(), apart)) is None  # no seed in common: not told apart from luck
+
+
+def test_optimization():
+    finding = optimization(case(arm("teacher-sized", 0.8)))
+    assert points(finding) == pytest.approx(0.1)
+    assert optimization(case(arm("teacher-sized", 0.897))) is None
+    assert optimization(case(arm("teacher-sized", 0.95))) is None
+    assert optimization(case(arm("teacher-sized", 0.8, n_seeds=1))) is None
+
+
+def test_coverage_takes_the_teachers_own_loss_off():
+    finding = coverage(case(train=(hits(0.95), hits(0.95))))
+    assert points(finding) == pytest.approx((0.95 - 0.7) - (0.95 - 0.9))
+    seen, held = hits(0.95) - hits(0.95), hits(0.9) - hits(0.7)
+    se = math.sqrt((np.var(seen, ddof=1) + np.var(held, ddof=1)) / N)
+    assert finding.points.high - finding.points.value == pytest.approx(1.96 * se)
+    # Just short: nearly as far behind on train as on validation; both fall by as much; nothing known.
+    assert coverage(case(train=(hits(0.9), hits(0.72)))) is None
+    assert coverage(case(train=(hits(0.99), hits(0.79)))) is None
+    assert coverage(case()) is None
+
+
+def slice_gap(value: float, low: float):
+    interval = Interval(value, low, 2 * value - low, 0.0, 40)
+    return measured("worst_slice", "pair", "validation", interval, unit="share", group="class=3")
+
+
+def test_false_success():
+    found = case(teacher=0.9, student=0.85, worst=slice_gap(0.4, 0.2))
+    finding = false_success(found)
+    assert points(finding) == 0.4
+    assert "class=3" in finding.remedy.text
+    bound = found.gap.high
+    just = case(teacher=0.9, student=0.85, worst=slice_gap(0.4, bound + 1e-9))
+    short = case(teacher=0.9, student=0.85, worst=slice_gap(0.4, bound - 1e-9))
+    assert false_success(just) is not None
+    assert false_success(short) is None
+    assert false_success(case(teacher=0.9, student=0.85)) is None
+
+
+def test_false_success_asks_for_an_average_that_passes_for_one():
+    """Nine tenths of the teacher's score is the limit: 0.72 of 0.8."""
+    worst = slice_gap(0.6, 0.5)
+    assert SUCCESS == 0.9
+    assert false_success(case(teacher=0.8, student=0.7225, worst=worst)) is not None
+    assert false_success(case(teacher=0.8, student=0.7175, worst=worst)) is None
+
+
+def test_capacity_is_what_the_best_training_of_this_size_leaves():
+    larger = arm("next size up", 0.85)
+    finding = capacity(case(same(0.75), larger))
+    assert points(finding) == pytest.approx(0.9 - 0.75)
+    assert finding.remedy.size == "3"
+    assert finding.evidence[0].measurement.value == pytest.approx(0.1)
+    assert "agrees with the teacher on 50 %" in finding.evidence[0].text
+    better = case(same(0.75), arm("knowledge: dist1", 0.8), arm("longer", 0.82), larger)
+    assert points(capacity(better)) == pytest.approx(0.9 - 0.82)
+    sized = case(same(0.75), larger, arm("teacher-sized", 0.87))
+    assert points(capacity(sized)) == pytest.approx(0.87 - 0.75)
+
+
+def test_capacity_just_short():
+    assert capacity(case(same(), arm("next size up", 0.72))) is None  # a larger one gains nothing
+    assert capacity(case(same(), arm("next size up", 0.85, n_seeds=1))) is None
+    assert capacity(case(arm("next size up", 0.85))) is None
+    assert capacity(case(same())) is None
+    closed = case(same(), arm("longer", 0.9), arm("next size up", 0.85))
+    assert capacity(closed) is None  # a way of training this size reaches the teacher
+
+
+def test_capacity_takes_the_teacher_sized_when_no_size_lies_between():
+    finding = capacity(case(same(0.75), arm("teacher-sized", 0.88)))
+    assert points(finding) == pytest.approx(0.13)
+    assert finding.remedy.size == "32"
+
+
+WITHOUT_TRAINING: tuple[Callable[..., Finding | None], ...] = (
+    harness_fault,
+    coverage,
+    false_success,
+)
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_without_controls_nothing_that_needs_them_is_claimed(cause):
+    """A case that fires all that can be told without training, and nothing else."""
+    found = case(
+        student=0.85,
+        teacher_score=0.99,
+        train=(hits(0.99), hits(0.99)),
+        worst=slice_gap(0.6, 0.5),
+    )
+    assert (cause(found) is not None) == (cause in WITHOUT_TRAINING)
+
+
+@pytest.mark.parametrize("n_seeds, confidence", [(2, "moderate"), (3, "moderate"), (4, "high")])
+def test_confidence_grows_with_the_seeds(n_seeds, confidence):
+    runs = [hits(0.7), hits(0.7), hits(0.7), hits(0.7)][:n_seeds]
+    longer = [hits(0.8), hits(0.8), hits(0.8), hits(0.8)][:n_seeds]
+    found = case(control("same recipe", runs), control("longer", longer, fraction=2.0))
+    assert undertrained(found).confidence == confidence
+
+
+def test_every_finding_names_interval_n_limit_and_remedy():
+    found = case(
+        same(0.76),
+        arm("scratch", 0.82),
+        arm("longer", 0.8),
+        arm("next size up", 0.86),
+        arm("smaller teacher", 0.81),
+        arm("teacher-sized", 0.86),
+        train=(hits(0.99), hits(0.99)),
+    )
+    findings = [finding for cause in CAUSES if (finding := cause(found))]
+    assert len(findings) == 7
+    for finding in findings:
+        assert finding.points.n == N
+        assert 0 < finding.points.low < finding.points.value < finding.points.high
+        assert finding.remedy.text
+        assert finding.would_change.endswith(".")
+        for item in finding.evidence:
+            assert item.limit
+            assert f"n = {N}" in item.text

@@ -1,0 +1,284 @@
+"""The diagnosis ranks causes, words its verdict, reads validation alone and says when it cannot decide."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from gapkit.diagnosis import diagnose
+from gapkit.gap import ControlRun, Gap
+from gapkit.measurement import Measurements
+from gapkit.probes.interval import Interval, measured
+from tests.deciding_fixtures import control, hits, measurements, seeds_of
+
+GAP = "On validation the student scores 20.0 points [16.0, 23.8], n = 400 below its teacher."
+
+
+def run(name: str, share: float, **fields) -> ControlRun:
+    """A control; the seeds of all but the same recipe rise where its own fall."""
+    usual = {
+        "scratch": {"path": (1,), "recipe": "scratch"},
+        "knowledge: dist1": {"recipe": "dist1"},
+        "longer": {"fraction": 2.0},
+        "next size up": {"path": (32, 3)},
+        "smaller teacher": {"path": (32, 12, 1)},
+        "teacher-sized": {"path": (32, 32)},
+    }
+    order = 1 if name == "same recipe" else -1
+    return control(name, seeds_of(share)[::order], **(usual.get(name, {}) | fields))
+
+
+def diagnosed(*controls: ControlRun, teacher=0.9, student=0.7, **fields) -> Gap:
+    about = {key: fields.pop(key) for key in ("train", "chance", "worst", "test") if key in fields}
+    return diagnose(measurements(hits(teacher), hits(student), **about), controls, **fields)
+
+
+def causes(gap: Gap) -> list[str]:
+    return [finding.cause for finding in gap.findings]
+
+
+def worst(value: float, low: float):
+    interval = Interval(value, low, 2 * value - low, 0.0, 40)
+    return measured("worst_slice", "pair", "validation", interval, unit="share", group="class=3")
+
+
+EVERYTHING = (
+    run("same recipe", 0.7),
+    run("scratch", 0.74),
+    run("knowledge: dist1", 0.8),
+    run("longer", 0.82, recipe="dist1"),
+    run("smaller teacher", 0.76),
+    run("next size up", 0.86),
+    run("teacher-sized", 0.865),
+)
+
+
+def test_what_needs_no_other_size_comes_first_by_points_then_capacity():
+    gap = diagnosed(*EVERYTHING)
+    assert causes(gap) == [
+        "harsh_targets",
+        "teacher_gap",
+        "optimization",
+        "undertrained",
+        "capacity",
+    ]
+    points = [finding.points.value for finding in gap.findings]
+    assert points == pytest.approx([0.1, 0.06, 0.035, 0.02, 0.045], abs=1e-3)
+    assert all(finding.excludes_zero for finding in gap.findings)
+    assert gap.cause == "harsh_targets"
+
+
+def test_the_larger_share_leads_whichever_it_is():
+    longer = run("longer", 0.82)
+    first = diagnosed(EVERYTHING[0], run("scratch", 0.76), longer)
+    assert causes(first) == ["undertrained", "harsh_targets"]
+    second = diagnosed(EVERYTHING[0], run("scratch", 0.86), longer)
+    assert causes(second) == ["harsh_targets", "undertrained"]
+
+
+def test_capacity_leads_only_when_nothing_else_excludes_zero():
+    same, size = run("same recipe", 0.7), run("next size up", 0.86)
+    alone = diagnosed(same, run("scratch", 0.71), run("longer", 0.71), size)
+    assert causes(alone) == ["capacity"]
+    beside = diagnosed(same, run("scratch", 0.71), run("longer", 0.74), size)
+    assert causes(beside) == ["undertrained", "capacity"]
+    small, large = (finding.points.value for finding in beside.findings)
+    assert small < large  # the smaller share leads all the same
+
+
+def test_a_harness_fault_leads_whatever_else_holds():
+    gap = diagnosed(*EVERYTHING, teacher_score=0.99)
+    assert causes(gap)[0] == "harness_fault"
+    assert causes(gap)[1:] == causes(diagnosed(*EVERYTHING))
+    by_chance = diagnosed(*EVERYTHING, chance=0.95)
+    assert by_chance.cause == "harness_fault"
+    assert math.isnan(by_chance.findings[0].points.value)
+
+
+def test_a_slice_comes_after_what_explains_the_average():
+    same = run("same recipe", 0.85)
+    longer, size = run("longer", 0.88), run("next size up", 0.89)
+    gap = diagnosed(same, longer, size, student=0.85, worst=worst(0.6, 0.4))
+    assert causes(gap) == ["undertrained", "capacity", "false_success"]
+
+
+def test_without_a_gap_only_what_an_average_hides_is_told():
+    rising = (run("same recipe", 0.7), run("longer", 0.8), run("next size up", 0.86))
+    assert causes(diagnosed(*rising, teacher=0.7)) == ["no_gap"]
+    hidden = diagnosed(*rising, teacher=0.7, worst=worst(0.4, 0.2))
+    assert causes(hidden) == ["false_success", "no_gap"]
+    broken = diagnosed(teacher=0.7, teacher_score=0.95, worst=worst(0.4, 0.2))
+    assert causes(broken) == ["harness_fault", "false_success", "no_gap"]
+
+
+def test_undetermined_without_controls_names_those_that_would_decide():
+    gap = diagnosed()
+    (finding,) = gap.findings
+    assert (gap.cause, finding.confidence) == ("undetermined", "low")
+    wanted = (
+        "the same recipe, labels alone and gentler knowledge with a few seeds each, and the next "
+        "size up: diagnose(controls=True)."
+    )
+    assert finding.remedy.text == f"Run {wanted}"
+    assert finding.would_change == f"T{wanted[1:]}"
+    assert finding.points.value == pytest.approx(0.2)
+
+
+def test_undetermined_with_controls_names_the_fewest_seeds_and_what_was_left_out():
+    few = control("scratch", seeds_of(0.72, 2), recipe="scratch", path=(1,))
+    gap = diagnosed(run("same recipe", 0.7), few)
+    assert gap.findings[0].remedy.text == (
+        "Run more seeds of every control ('scratch' has 2): a larger budget."
+    )
+    left = diagnosed(run("same recipe", 0.7), few, left_out=("longer", "next size up"))
+    assert left.findings[0].remedy.text == (
+        "Run longer, next size up, and more seeds of every control ('scratch' has 2): a larger budget."
+    )
+
+
+@pytest.mark.parametrize("n_seeds", [1, 2, 4])
+def test_controls_that_differ_in_nothing_claim_nothing(n_seeds):
+    runs = [hits(0.7)] * n_seeds
+    arms = [
+        control("same recipe", runs),
+        control("scratch", runs, recipe="scratch", path=(1,)),
+        control("longer", runs, fraction=2.0),
+        control("next size up", runs, path=(32, 3)),
+        control("smaller teacher", runs, path=(32, 12, 1)),
+    ]
+    assert causes(diagnosed(*arms)) == ["undetermined"]
+
+
+def test_golden_verdict_of_several_causes():
+    assert diagnosed(*EVERYTHING[:3], EVERYTHING[3], EVERYTHING[5]).verdict == (
+        f"{GAP} Its targets are too harsh: 10.0 points [6.1, 13.9] (97.5 % interval), n = 400 come "
+        "back with dist1 instead. It is still rising: longer training adds 2.0 points [0.9, 3.1], "
+        "n = 400. Its size bounds the remaining 8.0 points [5.3, 10.7], n = 400."
+    )
+
+
+def test_golden_verdict_of_a_student_that_is_better_off_alone():
+    assert diagnosed(run("same recipe", 0.7), run("scratch", 0.8)).verdict == (
+        f"{GAP} Its targets are too harsh: 10.0 points [6.6, 13.4], n = 400 come back with labels "
+        "alone."
+    )
+
+
+def test_golden_verdict_of_a_student_that_could_use_its_teacher():
+    own = run("same recipe", 0.7, recipe="scratch", path=(1,))
+    assert diagnosed(own, run("knowledge: kl4", 0.8, recipe="kl4")).verdict == (
+        f"{GAP} It learns from labels alone: 10.0 points [6.6, 13.4], n = 400 come with kl4 instead."
+    )
+
+
+def test_golden_verdict_of_what_is_not_decided():
+    assert diagnosed().verdict == (
+        f"{GAP} The evidence does not decide. The gap is +20.0 points [+16.0, +23.8], n = 400; no "
+        "cause explains a share of it whose interval excludes zero."
+    )
+
+
+def test_golden_verdict_of_a_harness_fault():
+    assert diagnosed(teacher=0.12, student=0.1).verdict == (
+        "On validation the student scores 2.0 points [0.5, 3.4], n = 400 below its teacher. Teacher "
+        "and data do not fit. On the student's own data the teacher scores 12.0 % [9.2, 15.6], "
+        "n = 400."
+    )
+
+
+def test_golden_verdict_without_a_gap():
+    assert diagnosed(teacher=0.7).verdict == (
+        "On validation student and teacher cannot be told apart: teacher minus student is 0.0 points "
+        "[−0.5, +0.5], n = 400."
+    )
+    assert diagnosed(teacher=0.7, student=0.9).verdict == (
+        "On validation the student scores 20.0 points [16.0, 23.8], n = 400 above its teacher."
+    )
+
+
+def test_golden_verdict_of_a_hidden_slice_asks_for_controls():
+    gap = diagnosed(student=0.89, worst=worst(0.4, 0.2))
+    assert gap.verdict == (
+        "On validation student and teacher cannot be told apart: teacher minus student is +1.0 points "
+        "[−0.1, +2.1], n = 400. The average hides class=3, where it is 40.0 points [20.0, 60.0], "
+        "n = 40 behind. What else there is takes control runs: the same recipe, labels alone and "
+        "gentler knowledge with a few seeds each, and the next size up: diagnose(controls=True)."
+    )
+
+
+def test_the_unit_of_another_score_is_kept():
+    gap = diagnose(measurements(hits(0.9), hits(0.7)), unit="")
+    assert gap.verdict.startswith("On validation the student scores 0.2 [0.16, 0.238], n = 400")
+    assert "points" not in gap.verdict
+
+
+def disturbed(found: Measurements, split: str, seed: int = 0) -> Measurements:
+    """The measurements with every number of one split replaced by another."""
+    rng = np.random.default_rng(seed)
+
+    def other(item):
+        if item.split != split:
+            return item
+        low, value, high = sorted(rng.uniform(0, 1, 3))
+        return item.with_(value=value, low=low, high=high, n=int(rng.integers(1, 99)))
+
+    contributions = [
+        item.with_(values=rng.integers(0, 2, len(item.values)).astype(float))
+        if item.split == split
+        else item
+        for item in found.contributions
+    ]
+    return found.with_(
+        values=tuple(other(item) for item in found.values), contributions=tuple(contributions)
+    )
+
+
+def full_measurements() -> Measurements:
+    found = measurements(hits(0.9), hits(0.7), train=(hits(0.95), hits(0.8)))
+    on_test = measured("worst_slice", "pair", "test", Interval(0.9, 0.8, 1.0, 0.0, 9), group="a=1")
+    return found.with_(values=(*found.values, worst(0.3, 0.1), on_test))
+
+
+@pytest.mark.parametrize("controls", [(), EVERYTHING], ids=["no controls", "controls"])
+def test_validation_decides_and_test_does_not(controls):
+    found = full_measurements()
+    gap = diagnose(found, controls)
+    other = disturbed(found, "test")
+    assert other != found
+    assert diagnose(other, controls) == gap
+    assert diagnose(disturbed(found, "validation"), controls) != gap
+    without = found.with_(
+        values=tuple(item for item in found.values if item.split != "test"),
+        contributions=tuple(item for item in found.contributions if item.split != "test"),
+    )
+    assert diagnose(without, controls) == gap
+
+
+def test_the_gap_records_what_it_rests_on():
+    gap = diagnosed(*EVERYTHING, budget=36, notes=("a note",))
+    assert gap.study == "invented"
+    assert (gap.budget, gap.notes) == (36, ("a note",))
+    assert gap.spent == sum(arm.cost for arm in EVERYTHING)
+    assert gap.controls == EVERYTHING
+    assert (gap.teacher.value, gap.student.value) == (0.9, 0.7)
+    assert gap.waterfall.start == gap.student
+    assert gap.waterfall.end == gap.teacher
+    assert gap.teacher.split == gap.student.split == "validation"
+    assert Gap.model_validate_json(gap.model_dump_json()) == gap
+
+
+def test_groups_widen_every_interval():
+    """Samples of a group are right or wrong together: 400 of them are worth 20."""
+    groups = np.arange(400) // 20
+    free, grouped = diagnosed(*EVERYTHING), diagnosed(*EVERYTHING, groups=groups)
+    by_cause = {finding.cause: finding.points for finding in free.findings}
+    assert grouped.findings
+    for finding in grouped.findings:
+        if finding.cause in by_cause:
+            alone = by_cause[finding.cause]
+            assert finding.points.value == pytest.approx(alone.value)
+            assert finding.points.high - finding.points.low > alone.high - alone.low
+    wide, narrow = (gap.waterfall.steps[-1].points for gap in (grouped, free))
+    assert wide.high - wide.low > narrow.high - narrow.low
