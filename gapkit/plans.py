@@ -272,9 +272,7 @@ def check_plan(
                     f"{stage.name!r} but got {part.kind!r}: this version carries out no other"
                 )
             elif part.kind == "response" and part.loss not in losses:
-                wrong.append(
-                    str(unknown(f"loss in stage {stage.name!r}", part.loss, losses))
-                )
+                wrong.append(str(unknown(f"loss in stage {stage.name!r}", part.loss, losses)))
         for source in stage.sources:
             if source.startswith("checkpoint:") and source not in {
                 f"checkpoint:{i}" for i in range(n_checkpoints)
