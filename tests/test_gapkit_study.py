@@ -607,7 +607,7 @@ def test_a_student_that_is_the_largest_of_its_family(tmp_path):
     assert study.trainings is not None
     costs = {str(size): Cost(student_trainings=1.0) for size in (2, 4)}
     study.run.save("prices", Prices(costs=costs))
-    _, gap, plan, outcome = flow(study, budget=16)
+    _, gap, plan, outcome = flow(study, budget=24)
     names = {run.name for run in gap.controls}
     assert "longer" in names
     assert not {"next size up", "smaller teacher", "teacher-sized"} & names
