@@ -19,7 +19,6 @@ from torch.utils.data import TensorDataset
 
 import gapkit as gk
 
-
 torch.set_num_threads(1)  # networks this small lose more by sharing work than they gain
 
 
