@@ -1,7 +1,8 @@
 """Carries out one training of one Stage on lightning-fabric; a checkpoint every epoch; resumable.
 
 Every random act of epoch e is seeded by (seed, e): order, dropout and augmentation. A checkpoint
-therefore needs no random states: a resumed training is the uninterrupted one, bit for bit (on CPU).
+therefore needs no random states: a resumed training is the uninterrupted one, bit for bit (on CPU,
+with as many threads).
 """
 
 from __future__ import annotations

@@ -293,3 +293,15 @@ def test_a_planted_difference_is_found_most_of_the_time():
     share = claims(table(FLAT | {"dist1": 0.72}), 60, 36)
     print(f"found in {share:.1%} of 60 studies with +0.12")
     assert share >= 0.6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_arm_goes_on_while_its_rival_is_not_clear(seed):
+    """An arm far ahead after three seeds keeps pace: with the fewest seeds it would be passed over."""
+    mixed = {"kl4": 0.5, "scratch": 0.3, "kl1": 0.52, "dist1": 0.85, "std2": 0.3}
+    _, runs = run(World(table(mixed), sd=0.02, seed=seed), 200)
+    n_same, n_best = (len(runs[name].seeds) for name in ("same recipe", "knowledge: dist1"))
+    assert n_same > 5  # level with kl1, so it goes on
+    assert n_best >= n_same - 1
+    found = harsh_targets(Case(measurements(draw(0.9, 1, 200), draw(0.5, 2, 200)), runs))
+    assert found.remedy.knowledge == "dist1"
