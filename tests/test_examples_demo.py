@@ -233,6 +233,6 @@ def test_the_example_is_the_study_it_says():
     assert (found.name, found.seed, found.recipe.epochs) == ("digits", 2, 5)
     assert not found.has_teacher
     assert not found.has_student
-    assert found.family.parameters(1) == 9 + 2 + 18 + 4 + 36 + 4 + 30  # convolutions without bias
+    assert found.family.parameters(1) == 10 + 2 + 20 + 4 + 38 + 4 + 30  # convolutions, norms, head
     assert (found.family.student, found.family.teacher) == (1, 32)
     assert build(3)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
