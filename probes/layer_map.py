@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -20,12 +20,9 @@ from gapkit.measurement import LayerMatrix
 from gapkit.probes.hsic import Products
 from gapkit.probes.layers import choose_layers, device_of
 from gapkit.probes.moments import Layers, Moments
-from gapkit.probes.permutation import N_PERMUTATIONS, Permutations, permutation_p
-from gapkit.probes.probe import Seen, Setting
+from gapkit.probes.permutation import Permutations
 from gapkit.probes.recorder import Recorder, check_reduce
-from gapkit.probes.resample import one_of_each
-from gapkit.probes.rotation import jackknife_fits, leave_out_blocks, procrustes_map, procrustes_rows
-from gapkit.probes.sums import BatchHsic, Sums, at_rows, start_sums, sums_of, widths
+from gapkit.probes.sums import BatchHsic, Sums, start_sums, widths
 
 FEWEST_BLOCKS = 10
 
@@ -128,6 +125,7 @@ def from_moments(
         InputError: for the biased form from sums over batches, which do not hold it.
 
     >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    >>> from gapkit.probes.sums import sums_of
     >>> print(from_moments(sums_of({"a": x}, {"b": x})))
     cka 1 × 1, largest 1.000 at a ~ b (n = 100)
     """
@@ -138,9 +136,9 @@ def from_moments(
         )
     products = moments.products()
     values = products.cka(debiased)
-    n_blocks, why = len(moments.blocks), _too_few(len(moments.blocks))
+    n_blocks, why = len(moments.blocks), too_few(len(moments.blocks))
     errors = np.full_like(values, np.nan) if why else moments.blocks.standard_error()
-    low, high = _bounds(values, errors, n_blocks, -1.0)
+    low, high = bounds(values, errors, n_blocks, -1.0)
     form = "debiased linear CKA (HSIC1)" if debiased else "biased linear CKA"
     estimator = (
         f"{form}, {moments.estimator}, n = {products.n}; "
@@ -167,7 +165,7 @@ def from_moments(
         estimator=estimator,
         n=products.n,
         seed=None if permutations is None else permutations.seed,
-        reasons=_everywhere(values, why) | _reasons(values, products, moments),
+        reasons=everywhere(values, why) | _reasons(values, products, moments),
     )
 
 
@@ -188,96 +186,20 @@ def _reasons(values: np.ndarray, products: Products, moments: Sums) -> dict[str,
     return reasons
 
 
-def _too_few(n_blocks: int) -> str:
+def too_few(n_blocks: int) -> str:
     """Why that many blocks of samples give no interval; "" when they do."""
     short = f"no interval: {n_blocks} blocks of samples, {FEWEST_BLOCKS} needed"
     return short if n_blocks < FEWEST_BLOCKS else ""
 
 
-def _everywhere(values: np.ndarray, why: str) -> dict[str, str]:
+def everywhere(values: np.ndarray, why: str) -> dict[str, str]:
     """The same reason for every cell, if there is one."""
     return {f"{row},{column}": why for row, column in np.ndindex(values.shape) if why}
 
 
-def _bounds(
+def bounds(
     values: np.ndarray, error: np.ndarray, n_blocks: int, lowest: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Values ± t · jackknife error, cut at `lowest` and 1; nan without an error."""
     half = stats.t.ppf(0.975, max(1, n_blocks - 1)) * error
     return np.maximum(values - half, lowest), np.minimum(values + half, 1.0)
-
-
-class SimilarityProbe:
-    """Layer matrices "cka" and "procrustes" of teacher and student on validation and test.
-
-    CKA is debiased, over all samples; permutations use one sample of each declared group. The
-    untrained student's values stand beside both.
-    """
-
-    name = "cka"
-
-    def __init__(self, *, n_permutations: int = N_PERMUTATIONS) -> None:
-        self.n_permutations = n_permutations
-
-    def measure(self, seen: Mapping[str, Seen], setting: Setting) -> Iterator[LayerMatrix]:
-        """Both maps of every split that is not trained on."""
-        for split in ("validation", "test"):
-            if split in seen:
-                yield self._cka(seen[split], setting)
-                yield self._procrustes(seen[split], setting)
-
-    def _cka(self, seen: Seen, setting: Setting) -> LayerMatrix:
-        xs, ys = seen.teacher.features, seen.student.features
-        groups = None if seen.groups is None else seen.groups[seen.teacher.rows]
-        alone = one_of_each(len(seen.teacher.rows), groups)
-        permutations = permutation_p(
-            at_rows(xs, alone), at_rows(ys, alone), self.n_permutations, setting.seed
-        )
-        moments, untrained = seen.moments, seen.untrained_moments
-        if moments is None:
-            moments = sums_of(xs, ys, groups)
-        if untrained is None and seen.untrained is not None:
-            untrained = sums_of(xs, seen.untrained.features, groups)
-        where, reduce = seen.split, setting.reduce
-        return from_moments(
-            moments, untrained, split=where, reduce=reduce, permutations=permutations
-        )
-
-    def _procrustes(self, seen: Seen, setting: Setting) -> LayerMatrix:
-        rows = procrustes_rows(seen.teacher.features, seen.student.features, setting.seed)
-        xs, ys, fresh = (
-            {} if shown is None else at_rows(shown.features, rows)
-            for shown in (seen.teacher, seen.student, seen.untrained)
-        )
-        groups = None if seen.groups is None else seen.groups[seen.teacher.rows[rows]]
-        blocks = leave_out_blocks(len(rows), groups, setting.seed)
-        why = _too_few(len(blocks))
-        if not why and not jackknife_fits(xs, ys, len(blocks)):
-            why = "no interval: layers too wide to leave out blocks of samples"
-        used = [] if why else blocks
-        values, errors = procrustes_map(xs, ys, used)
-        low, high = _bounds(values, errors, len(used), 0.0)
-        reasons = _everywhere(values, why) | {
-            f"{row},{column}": "a layer is the same for all samples"
-            for row, column in np.argwhere(np.isnan(values))
-        }
-        how = f"interval: jackknife over {len(used)} blocks of samples; " if used else ""
-        return LayerMatrix(
-            name="procrustes",
-            split=cast(Any, seen.split),
-            teacher_layers=tuple(xs),
-            student_layers=tuple(ys),
-            values=values,
-            low=low,
-            high=high,
-            null_z=np.full_like(values, np.nan),
-            untrained=procrustes_map(xs, fresh)[0] if fresh else np.array([]),
-            teacher_dims=tuple(widths(xs).values()),
-            student_dims=tuple(widths(ys).values()),
-            reduce=setting.reduce,
-            estimator=f"orthogonal Procrustes similarity, n = {len(rows)}; {how}"
-            "its null has no closed form",
-            n=len(rows),
-            seed=setting.seed,
-            reasons=reasons,
-        )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gapkit.data import Data
 from gapkit.errors import InputError
 from gapkit.measurement import Contributions, Curve, LayerMatrix, Measurement
 
@@ -63,7 +64,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for every probe: the task, the models, one example view of each, the seed."""
+    """What is the same for every probe: task, models, one example view of each, the data, the seed.
+
+    `data` is for probes that must run the models again on samples of their choice (None: they skip).
+    """
 
     task: Any
     teacher: nn.Module
@@ -73,6 +77,7 @@ class Setting:
     reduce: str = "gap"
     device: torch.device = CPU
     seed: int = 0
+    data: Data | None = None
 
 
 @runtime_checkable
@@ -103,8 +108,8 @@ def register(probe: Probe) -> None:
 def standard() -> tuple[Probe, ...]:
     """gapkit's own probes, then the registered ones."""
     from gapkit.probes.capacity import CapacityProbe
-    from gapkit.probes.layer_map import SimilarityProbe
     from gapkit.probes.linear import LinearProbe
+    from gapkit.probes.maps import SimilarityProbe
     from gapkit.probes.response import ResponseProbe
     from gapkit.probes.slices import SliceProbe
 

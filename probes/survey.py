@@ -87,6 +87,7 @@ def measure(
         reduce=reduce,
         device=torch.device(device),
         seed=seed,
+        data=data,
     )
     results = _run(standard() if probes is None else tuple(probes), seen, setting, progress)
     return _collect(study, results, notes)

@@ -14,7 +14,8 @@ from gapkit.data import Data
 from gapkit.errors import InputError
 from gapkit.probes import rotation, sums
 from gapkit.probes.features import Taps, observe
-from gapkit.probes.layer_map import SimilarityProbe, cka_map, from_moments
+from gapkit.probes.layer_map import cka_map, from_moments
+from gapkit.probes.maps import SimilarityProbe
 from gapkit.probes.moments import Moments
 from gapkit.probes.probe import Probe, Setting
 from gapkit.probes.rotation import procrustes

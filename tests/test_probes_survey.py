@@ -17,7 +17,7 @@ from gapkit.data import Data
 from gapkit.errors import InputError
 from gapkit.measurement import Contributions, Curve, Measurement, Measurements
 from gapkit.probes import measure
-from gapkit.probes.layer_map import SimilarityProbe
+from gapkit.probes.maps import SimilarityProbe
 from gapkit.probes.probe import Seen, Setting
 from gapkit.probes.similarity import cka
 from gapkit.task import Classification
