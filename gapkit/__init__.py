@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Study": "study",
     "Classification": "task",
+    "MultiLabel": "multilabel",
+    "Regression": "regression",
+    "Embedding": "embedding",
     "Data": "data",
     "Family": "family",
     "Recipe": "recipe",

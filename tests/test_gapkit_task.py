@@ -195,3 +195,62 @@ def test_outputs_and_targets_that_fit_pass():
 def test_an_unknown_score_names_the_nearest():
     with pytest.raises(InputError, match="known score but got 'acuracy'; nearest: 'accuracy'"):
         Classification("acuracy")
+
+
+def tokens():
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, K, (N, 5), generator=generator)
+    labels[torch.rand(N, 5, generator=generator) < 0.3] = -100
+    logits = torch.randn(N, 5, K, generator=generator)
+    logits[..., 0] += 0.5
+    return logits, labels
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "top5"])
+def test_tokens_are_scored_where_their_label_counts(name):
+    logits, labels = tokens()
+    counted = labels != -100
+    expected = ORACLES[name](labels[counted].numpy(), logits[counted].numpy())
+    assert 0.05 < expected < 0.95
+    task = Classification(name)
+    assert task.score(logits, labels) == pytest.approx(expected, abs=1e-12)
+    contributions = task.contributions(logits, labels)
+    assert contributions.shape == (N,)
+    assert contributions.mean() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_spread_of_token_contributions_is_the_bootstraps_over_samples():
+    logits, labels = tokens()
+    task, rng = Classification(), np.random.default_rng(0)
+    draws = [torch.from_numpy(rng.integers(0, N, N)) for _ in range(1000)]
+    expected = np.std([task.score(logits[rows], labels[rows]) for rows in draws])
+    found = task.contributions(logits, labels).std(ddof=1) / np.sqrt(N)
+    assert found == pytest.approx(expected, rel=0.15)
+
+
+def test_the_loss_of_tokens_leaves_padding_out():
+    logits, labels = tokens()
+    counted = labels != -100
+    expected = log_loss(labels[counted].numpy(), logits[counted].softmax(1).numpy())
+    assert Classification().loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_agreement_of_tokens_is_a_share_of_those_that_count():
+    one = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+    two = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
+    labels = torch.tensor([[0, 1, -100]])
+    assert Classification().agreement(one, two, labels).tolist() == [0.5]
+    assert Classification().agreement(one, two).tolist() == [pytest.approx(1 / 3)]
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (torch.zeros(4, dtype=torch.long), r"\(samples, 5,\)"),
+        (torch.full((4, 5), -100), "all of them"),
+        (torch.full((4, 5), K), "labels from 0"),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(labels, message):
+    with pytest.raises(InputError, match=message):
+        Classification().check(torch.zeros(4, 5, K), labels, "student")
