@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from gapkit.errors import InputError, unknown
+from gapkit.guest import seeded
 
 SPLITS = ("train", "validation", "test")
 TARGET_KEYS = ("labels", "label", "target", "targets", "y")
 FINGERPRINT_SAMPLES = 2000
+ASKED_TWICE = 4
 
 Column = Callable[[Any], Any] | Mapping[str, Sequence[Any]]
 View = Callable[[Any], Any]
@@ -249,10 +251,44 @@ class Data:
         return {}
 
     def ids(self, split: str) -> np.ndarray:
-        """(n,) stable name of each sample of a split."""
+        """(n,) stable name of each sample of a split; no two are the same."""
         if self._ids is None:
             return np.array([f"{self._origin(split)}/{row}" for row in self._of(split)])
-        return self._column(self._ids, "ids", split).astype(str)
+        if split not in self._known_ids:
+            names = self._column(self._ids, "ids", split).astype(str)
+            found, counts = np.unique(names, return_counts=True)
+            if counts.max() > 1:
+                raise InputError(
+                    f"Expected one id for each sample of {split} but {str(found[counts.argmax()])!r} "
+                    f"names {counts.max()} of them"
+                )
+            self._known_ids[split] = names
+        return self._known_ids[split]
+
+    @cached_property
+    def _known_ids(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def check(self, split: str) -> None:
+        """Raise InputError when ids are not unique or samples are not the same each time they are asked for."""
+        if self._ids is not None:
+            self.ids(split)
+        chosen = np.unique(np.linspace(0, self.size(split) - 1, ASKED_TWICE).astype(int))
+        digests: list[list[str]] = []
+        with seeded(0):
+            for _ in range(2):
+                digests.append([])
+                for batch in self.batches(split, 1, chosen):
+                    digest = hashlib.sha256()
+                    _hash(digest, batch.raw)
+                    digests[-1].append(digest.hexdigest())
+        for row, first, second in zip(self._of(split)[chosen], *digests):
+            if first != second:
+                raise InputError(
+                    f"Expected the same sample each time it is asked for but sample {row} of the "
+                    f"{self._origin(split)} dataset changes; random augmentation goes into "
+                    "Data(augment=...)"
+                )
 
     def groups(self, split: str) -> np.ndarray | None:
         """(n,) group of each sample, or None when all are independent."""

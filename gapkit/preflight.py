@@ -24,6 +24,7 @@ def preflight(
         models: "teacher" and "student"; whatever is not named "teacher" gets the student's view.
     """
     for split in SPLITS:
+        data.check(split)
         batch = next(iter(data.batches(split, 2, np.arange(min(2, data.size(split))))))
         raw, targets = moved(batch.raw, device), data.targets(split)
         widths = {}

@@ -16,8 +16,10 @@ from gapkit.errors import InputError, unknown
 from gapkit.guest import guest, moved, seeded
 from gapkit.probes.moments import Moments
 from gapkit.probes.probe import Observation, Seen
-from gapkit.probes.recorder import Recorder, check_reduce
+from gapkit.probes.recorder import Recorder, Shown, check_reduce
+from gapkit.probes.store import Kept, Rows, large_tensor
 from gapkit.probes.sums import BatchHsic, Grams, start_sums, widths
+from gapkit.task import IGNORED
 
 ROLES = ("teacher", "student", "untrained")
 
@@ -33,7 +35,8 @@ class Taps:
             is tapped like the student.
         reduce: how a layer's output becomes one vector per sample; see `reduced`.
         batch_size: samples a forward pass.
-        cap: most samples whose features are kept (a seeded choice); sums go over all samples.
+        cap: most samples (or tokens) whose features are kept, a seeded choice, fewer when they would
+            take more than 4 GiB; sums go over all samples.
         device: where the models run; they come back to where they were.
         seed: of that choice and of the order in which samples are visited.
         moments: whether sums over all layer pairs are taken.
@@ -72,7 +75,8 @@ def observe(
 
     Samples are visited in a seeded random order, so that a split sorted by class does not bias what
     is summed by batch; everything returned is in the split's own order. The models run in eval mode
-    without gradients on `taps.device`; modes, flags, hooks, device and random states come back.
+    without gradients on `taps.device`; modes, flags, hooks, device and random states come back. Only
+    outputs grow with the number of samples (on disk when large); kept features are bounded.
 
     Args:
         models: "teacher", "student" and, if wanted, "untrained".
@@ -80,7 +84,8 @@ def observe(
 
     Raises:
         InputError: when a model refuses its view, shows nan or inf, lacks or never runs a tapped
-            layer, or when outputs, targets and the other model's classes do not fit.
+            layer, when outputs, targets and the other model's classes do not fit, or when the data
+            gives another sample each time it is asked.
     """
     for role in models:
         if role not in ROLES:
@@ -88,6 +93,7 @@ def observe(
     for role in ROLES[:2]:
         if role not in models:
             raise InputError(f"Expected a teacher and a student but the {role} is missing")
+    data.check(split)
     run = _Pass(split, data, task, taps)
     done = 0
     with ExitStack() as stack:
@@ -100,10 +106,10 @@ def observe(
             for role, model in models.items()
         }
         for batch in data.batches(split, taps.batch_size, run.order):
-            shown = {
-                role: recorder(run.view(role, batch.raw)) for role, recorder in recorders.items()
-            }
-            run.add(batch, shown)
+            run.add(
+                batch,
+                {role: recorder(run.view(role, batch.raw)) for role, recorder in recorders.items()},
+            )
             done += len(batch.positions)
             if progress is not None:
                 progress(done)
@@ -133,115 +139,147 @@ class _Pass:
         self.split, self.data, self.task, self.taps = split, data, task, taps
         self.n = data.size(split)
         self.order = np.random.default_rng(taps.seed).permutation(self.n)
-        self.rows = np.sort(self.order[: taps.cap])
-        self.outputs: dict[str, Tensor] = {}
-        self.features: dict[str, dict[str, Tensor]] = {}
+        self.tokens = taps.reduce == "tokens"
         self.groups = data.groups(split)
+        if self.groups is None and self.tokens:
+            self.groups = np.arange(self.n)  # tokens of one sample depend on each other
+        self.outputs: dict[str, Tensor] = {}
         self.targets: Tensor | None = None
+        self.kept: Kept | None = None
         self.sums: dict[str, Moments | BatchHsic | None] = {}
 
     def view(self, role: str, raw: Any) -> Any:
         view = self.data.teacher_view if role == "teacher" else self.data.student_view
         return moved(view(raw), self.taps.device)
 
-    def add(self, batch: Batch, shown: Mapping[str, tuple[Any, dict[str, Tensor]]]) -> None:
+    def add(self, batch: Batch, shown: Mapping[str, Shown]) -> None:
         """Check and keep what the models showed of one batch."""
-        first = not self.outputs
-        targets = self.data.target(batch.raw)
-        if targets is not None:
-            targets = torch.as_tensor(targets).cpu()
-            if self.targets is None:
-                self.targets = torch.empty(self.n, *targets.shape[1:], dtype=targets.dtype)
-            self.targets[batch.positions] = targets
-        features: dict[str, dict[str, Tensor]] = {}
-        outputs: dict[str, Tensor] = {}
-        for role, (raw, parts) in shown.items():
-            outputs[role] = self.task.outputs(raw).detach().to("cpu", torch.float32)
-            features[role] = {name: part.cpu() for name, part in parts.items()}
-            self._same_n(outputs[role], f"outputs from the {role}", batch)
+        outputs = {
+            role: self.task.outputs(one.raw).detach().to("cpu", torch.float32)
+            for role, one in shown.items()
+        }
+        features = {
+            role: {name: part.cpu() for name, part in one.features.items()}
+            for role, one in shown.items()
+        }
+        rows = self._rows(batch, shown)
+        for role, output in outputs.items():
+            self._same_n(output, len(batch.positions), f"outputs from the {role}")
             for name, part in features[role].items():
-                self._same_n(part, f"features from the {role} at {name!r}", batch)
-                self._finite(part, f"features but got {{}} from the {role} at {name!r}", batch)
-            self._finite(outputs[role], f"outputs but got {{}} from the {role}", batch)
-            self._keep(role, batch.positions, outputs[role], features[role])
-        if first:
-            self._same_classes(outputs)
+                where = f"features from the {role} at {name!r}"
+                self._same_n(part, len(rows.owner), where)
+                self._finite(part, rows.owner, where)
+            self._finite(output, batch.positions, f"outputs from the {role}")
+        self._keep_targets(batch)
+        for role, output in outputs.items():
+            self._keep_outputs(role, batch.positions, output)
+        if self.kept is None:
+            self._same_shape(outputs)
             for role, output in outputs.items():
+                targets = None if self.targets is None else self.targets[batch.positions]
                 self.task.check(output, targets, role)
-            self._start_sums(features)
-        groups = None if self.groups is None else self.groups[batch.positions]
+            self._start(features)
+        assert self.kept is not None
+        self.kept.add(rows, features)
+        groups = None if self.groups is None else self.groups[rows.owner]
         for role, sums in self.sums.items():
             if sums is not None:
                 sums.update(features["teacher"], features[role], groups)
 
-    def _keep(
-        self, role: str, positions: np.ndarray, outputs: Tensor, features: Mapping[str, Tensor]
-    ) -> None:
-        """Put what a model showed back into the split's order, features of the chosen rows only."""
-        if role not in self.outputs:
-            self.outputs[role] = torch.empty(self.n, *outputs.shape[1:])
-            self.features[role] = {
-                name: torch.empty(len(self.rows), part.shape[1]) for name, part in features.items()
-            }
-        self.outputs[role][positions] = outputs
-        slots = np.searchsorted(self.rows, positions).clip(max=len(self.rows) - 1)
-        wanted = self.rows[slots] == positions
-        for name, part in features.items():
-            self.features[role][name][slots[wanted]] = part[wanted]
+    def _rows(self, batch: Batch, shown: Mapping[str, Shown]) -> Rows:
+        """Which samples (and tokens) the rows of the features are; the same for all models."""
+        if not self.tokens:
+            return Rows(batch.positions, None)
+        first = shown["teacher"]
+        for role, one in shown.items():
+            if not same_tokens(first, one):
+                raise InputError(
+                    f"Expected teacher and {role} to see the same tokens for reduce='tokens' but their "
+                    "ids or masks differ (two tokenizers?); compare sentences with reduce='mean'"
+                )
+        assert first.places is not None
+        sample, place = first.places.T.numpy()
+        return Rows(batch.positions[sample], place)
 
-    def _same_n(self, part: Tensor, what: str, batch: Batch) -> None:
-        if not part.ndim or len(part) != len(batch.positions):
+    def _keep_targets(self, batch: Batch) -> None:
+        targets = self.data.target(batch.raw)
+        if targets is not None:
+            part = torch.as_tensor(targets).cpu()
+            self.targets = put(self.targets, batch.positions, part, self.n, IGNORED, "targets")
+
+    def _keep_outputs(self, role: str, positions: np.ndarray, outputs: Tensor) -> None:
+        what = f"outputs of the {role}"
+        self.outputs[role] = put(self.outputs.get(role), positions, outputs, self.n, 0, what)
+
+    @staticmethod
+    def _same_n(part: Tensor, n: int, what: str) -> None:
+        if not part.ndim or len(part) != n:
             raise InputError(
-                f"Expected {len(batch.positions)} samples first in the {what} "
-                f"but got shape {tuple(part.shape)}"
+                f"Expected {n} samples first in the {what} but got shape {tuple(part.shape)}"
             )
 
-    def _finite(self, part: Tensor, what: str, batch: Batch) -> None:
+    def _finite(self, part: Tensor, owner: np.ndarray, what: str) -> None:
+        if part.sum().isfinite():
+            return
         flat = part.flatten(1)
         bad = ~flat.isfinite()
         if not bad.any():
             return
         row = int(bad.any(1).nonzero()[0, 0])
         value = flat[row][bad[row]][0].item()
-        name = self.data.ids(self.split)[batch.positions[row]]
+        name = self.data.ids(self.split)[owner[row]]
+        kind, _, where = what.partition(" ")
         raise InputError(
-            f"Expected finite {what.format(value)} for sample {str(name)!r} "
+            f"Expected finite {kind} but got {value} {where} for sample {str(name)!r} "
             f"({int(bad[row].sum())} of {flat.shape[1]} values)"
         )
 
-    def _same_classes(self, outputs: Mapping[str, Tensor]) -> None:
-        widths = {role: output.shape[-1] for role, output in outputs.items() if output.ndim > 1}
-        if self.task.kind not in ("classification", "multilabel") or len(widths) != len(outputs):
+    def _same_shape(self, outputs: Mapping[str, Tensor]) -> None:
+        if not self.task.same_shape:
             return
-        for role, width in widths.items():
-            if width != widths["teacher"]:
+        shapes = {role: tuple(output.shape[1:]) for role, output in outputs.items()}
+        for role, shape in shapes.items():
+            if shape != shapes["teacher"]:
+                wanted, got = (
+                    item[0] if len(item) == 1 else item for item in (shapes["teacher"], shape)
+                )
+                what = "classes" if len(shape) == 1 else "tokens and classes"
                 raise InputError(
-                    f"Expected teacher and {role} to have the same classes "
-                    f"but got {widths['teacher']} and {width}"
+                    f"Expected teacher and {role} to have the same {what} but got {wanted} and {got}"
                 )
 
-    def _start_sums(self, features: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Sums for every student beside the teacher; None where `Grams` of what is kept serve."""
+    def _start(self, features: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Storage for the first batch's widths; sums for every student beside the teacher.
+
+        The sums are None where `Grams` of what is kept serve.
+        """
+        by_role = {role: widths(parts) for role, parts in features.items()}
+        self.kept = Kept(by_role, self.order, self.taps.cap, self.tokens)
         for role in features:
             if role != "teacher" and self.taps.moments:
                 self.sums[role] = start_sums(
-                    widths(features["teacher"]),
-                    widths(features[role]),
-                    n=self.n,
-                    kept=self.n <= self.taps.cap,
+                    by_role["teacher"],
+                    by_role[role],
+                    n=None if self.tokens else self.n,
+                    kept=not self.tokens and self.kept.everything,
                     groups=self.groups is not None,
                     n_pairs=len(features) - 1,
                 )
 
     def result(self) -> Seen:
         """All that was seen, as a Seen."""
+        assert self.kept is not None
+        kept = self.kept
+        kept.close()
         seen: dict[str, Observation] = {}
         for role, outputs in self.outputs.items():
             layers = self.taps.layers(role)
-            seen[role] = Observation(outputs, layers, self.features[role], self.rows)
+            rows, tokens = kept.rows, kept.tokens
+            seen[role] = Observation(outputs, layers, kept.features[role], rows, tokens)
             self.task.check(outputs, self.targets, role)
+        groups = None if self.groups is None else self.groups[kept.rows]
         moments = {
-            role: sums or Grams(seen["teacher"].features, seen[role].features, self.groups)
+            role: sums or Grams(seen["teacher"].features, seen[role].features, groups)
             for role, sums in self.sums.items()
         }
         return Seen(
@@ -255,3 +293,36 @@ class _Pass:
             moments=moments.get("student"),
             untrained_moments=moments.get("untrained"),
         )
+
+
+def same_tokens(one: Shown, two: Shown) -> bool:
+    """Whether two models were shown the same tokens: places, and ids where both have them."""
+    if one.places is None or two.places is None or not torch.equal(one.places, two.places):
+        return False
+    ids = [
+        shown.view.get("input_ids") if hasattr(shown.view, "keys") else None for shown in (one, two)
+    ]
+    return ids[0] is None or ids[1] is None or torch.equal(ids[0].cpu(), ids[1].cpu())
+
+
+def put(
+    whole: Tensor | None, positions: np.ndarray, part: Tensor, n: int, padding: int, what: str
+) -> Tensor:
+    """The tensor of all n samples with a batch put in; made, or its sequences made longer, as needed."""
+    if whole is None:
+        whole = large_tensor((n, *part.shape[1:]), part.dtype, what).fill_(padding)
+    if part.shape[1:] != whole.shape[1:]:
+        sequences = part.ndim == 3 or (part.ndim == 2 and not part.is_floating_point())
+        if not sequences or part.ndim != whole.ndim or part.shape[2:] != whole.shape[2:]:
+            raise InputError(
+                f"Expected {what} of one shape for all samples but got "
+                f"{tuple(whole.shape[1:])} and {tuple(part.shape[1:])}"
+            )
+        if part.shape[1] > whole.shape[1]:
+            longer = large_tensor((n, *part.shape[1:]), part.dtype, what).fill_(padding)
+            longer[:, : whole.shape[1]] = whole
+            whole = longer
+        whole[positions] = padding
+    index = (positions, slice(part.shape[1])) if part.ndim > 1 else positions
+    whole[index] = part
+    return whole

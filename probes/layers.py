@@ -100,20 +100,27 @@ def _shapes(view: Any) -> str:
     return f"of type {type(view).__name__}"
 
 
-def output_fault(output: Tensor | None, n: int | None = None) -> str:
-    """Why a layer's output cannot be turned into one vector for each of n samples; "" when it can."""
+def output_fault(output: Tensor | None, n: int | None = None, tokens: bool = False) -> str:
+    """Why a layer's output gives no vector for each of n samples (or for their tokens); "" when it does."""
     if output is None:
         return "no tensor"
     shape = tuple(output.shape)
-    if output.ndim < 2 or output.ndim > 5 or 0 in shape[1:]:
+    if output.ndim < 2 or output.ndim > 5 or 0 in shape[1:] or (tokens and output.ndim != 3):
         return f"shape {shape}"
     if n is not None and shape[0] != n:
         return f"shape {shape} for {n} samples"
     return "" if output.is_floating_point() else f"{output.dtype}"
 
 
+Wanted = str | type[nn.Module]
+
+
 def choose_layers(
-    model: nn.Module, view: Any, wanted: Sequence[str] | None = None, limit: int = 24
+    model: nn.Module,
+    view: Any,
+    wanted: Sequence[Wanted] | Wanted | None = None,
+    limit: int = 24,
+    tokens: bool = False,
 ) -> tuple[str, ...]:
     """Names of the layers to look at, in the order in which they run.
 
@@ -121,10 +128,11 @@ def choose_layers(
 
     Args:
         view: one batch's view, with which the model is called once.
-        wanted: exact names or globs, all of which must be found and run. None chooses the outputs of
-            repeated blocks (residual, transformer), elsewhere the activation that follows each
-            layer with weights, and the last output.
+        wanted: exact names, globs or module classes, all of which must be found and run. None chooses
+            the outputs of repeated blocks (residual, transformer), elsewhere the activation that
+            follows each layer with weights, and the last output.
         limit: most layers of the default choice, thinned evenly with both ends kept.
+        tokens: only layers that show tokens (n, tokens, d).
 
     Raises:
         InputError: for a name that matches nothing, a layer that never runs, an output that is
@@ -139,14 +147,16 @@ def choose_layers(
     fired = _trace(model, view)
     given = first_tensor(view)
     n = None if given is None or not given.ndim else len(given)
+    for item in fired:
+        item.fault = output_fault(item.output, n, tokens)
     if wanted is not None:
-        return _matched(model, fired, [wanted] if isinstance(wanted, str) else wanted, n)
+        return _matched(model, fired, [wanted] if isinstance(wanted, (str, type)) else wanted)
     blocks = _repeated(fired)
-    chosen = _default(fired, blocks, n)
+    chosen = _default(fired, blocks)
     while len(chosen) < FEWEST_LAYERS and blocks:
         outer = next(type(item.module) for item in reversed(fired) if type(item.module) in blocks)
         blocks = blocks - {outer}
-        chosen = _default(fired, blocks, n)
+        chosen = _default(fired, blocks)
     if not chosen:
         raise InputError("Expected a model with usable layers but found none to look at")
     kept = np.linspace(0, len(chosen) - 1, min(limit, len(chosen))).round().astype(int)
@@ -155,13 +165,17 @@ def choose_layers(
 
 @dataclass
 class _Fired:
-    """One call of one module, in the order in which calls ended; `inside`: calls that it made."""
+    """One call of one module, in the order in which calls ended.
+
+    `inside`: calls that it made; `fault`: why its output is of no use, "" when it is.
+    """
 
     name: str
     tap: str
     module: nn.Module
     output: Tensor | None
     inside: int
+    fault: str = ""
 
 
 def _trace(model: nn.Module, view: Any) -> list[_Fired]:
@@ -192,38 +206,49 @@ def _trace(model: nn.Module, view: Any) -> list[_Fired]:
     return fired
 
 
-def _matched(
-    model: nn.Module, fired: list[_Fired], wanted: Sequence[str], n: int | None
-) -> tuple[str, ...]:
-    """Taps of the calls that the wanted names and globs mean."""
+def _matched(model: nn.Module, fired: list[_Fired], wanted: Sequence[Wanted]) -> tuple[str, ...]:
+    """Taps of the calls that the wanted names, globs and classes mean."""
     chosen: set[int] = set()
     for pattern in wanted:
         exact = [i for i, item in enumerate(fired) if pattern in (item.name, item.tap)]
         found = exact or [
-            i
-            for i, item in enumerate(fired)
-            if item.name != WHOLE
-            and any(fnmatch.fnmatchcase(text, pattern) for text in (item.name, item.tap))
+            i for i, item in enumerate(fired) if item.name != WHOLE and _means(pattern, item)
         ]
         if not found:
-            names = list(named_layers(model))
-            for name in names:
-                if name == pattern or fnmatch.fnmatchcase(name, pattern):
-                    raise InputError(
-                        f"Expected layer {name!r} to run in a forward pass but it never did"
-                    )
-            raise unknown("layer", pattern, dict.fromkeys([item.tap for item in fired] + names))
-        faults = {i: output_fault(fired[i].output, n) for i in found}
+            raise _not_found(model, fired, pattern)
         for i in exact:
-            if faults[i]:
+            if fired[i].fault:
                 raise InputError(
                     f"Expected one vector or map per sample from layer {fired[i].tap!r} "
-                    f"but got {faults[i]}"
+                    f"but got {fired[i].fault}"
                 )
-        chosen |= {i for i in found if not faults[i]}
+        chosen |= {i for i in found if not fired[i].fault}
     if not chosen:
-        raise InputError(f"Expected usable layers for {list(wanted)} but none gives vectors")
+        shown = [item if isinstance(item, str) else item.__name__ for item in wanted]
+        raise InputError(f"Expected usable layers for {shown} but none gives vectors")
     return tuple(fired[i].tap for i in sorted(chosen))
+
+
+def _means(pattern: Wanted, item: _Fired) -> bool:
+    if isinstance(pattern, str):
+        return any(fnmatch.fnmatchcase(text, pattern) for text in (item.name, item.tap))
+    return isinstance(pattern, type) and isinstance(item.module, pattern)
+
+
+def _not_found(model: nn.Module, fired: list[_Fired], pattern: Wanted) -> InputError:
+    """Why nothing that ran is meant: it never runs, or there is no such name or class."""
+    modules = named_layers(model)
+    if not isinstance(pattern, str):
+        if not (isinstance(pattern, type) and issubclass(pattern, nn.Module)):
+            return InputError(f"Expected layers by name, glob or module class but got {pattern!r}")
+        if not any(isinstance(module, pattern) for module in modules.values()):
+            kinds = dict.fromkeys(type(module).__name__ for module in modules.values())
+            return unknown("class of layers", pattern.__name__, kinds)
+        return InputError(f"Expected a {pattern.__name__} to run in a forward pass but none did")
+    for name in modules:
+        if name == pattern or fnmatch.fnmatchcase(name, pattern):
+            return InputError(f"Expected layer {name!r} to run in a forward pass but it never did")
+    return unknown("layer", pattern, dict.fromkeys([*(item.tap for item in fired), *modules]))
 
 
 def _repeated(fired: list[_Fired]) -> set[type]:
@@ -234,13 +259,13 @@ def _repeated(fired: list[_Fired]) -> set[type]:
     return {kind for kind, count in counts.items() if count > 1}
 
 
-def _default(fired: list[_Fired], blocks: set[type], n: int | None) -> list[str]:
+def _default(fired: list[_Fired], blocks: set[type]) -> list[str]:
     """Outputs of blocks, the end of each stage of plain layers, and what a composite adds to them."""
     kept: list[_Fired] = []
     growing = False  # whether a norm or an activation may still end the last stage
     covered = _covered(fired, blocks)
     for place, item in enumerate(fired):
-        if place in covered or isinstance(item.module, SKIPPED) or output_fault(item.output, n):
+        if place in covered or isinstance(item.module, SKIPPED) or item.fault:
             continue
         if item.inside:
             if type(item.module) in blocks or _adds(item, kept):

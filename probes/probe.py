@@ -28,14 +28,19 @@ class Observation:
     Attributes:
         outputs: (n, ...) the task's output tensor of every sample, float32, in the split's order.
         layers: names of the tapped layers, input to output.
-        features: layer -> (m, d) pooled features, float32, of the samples at `rows`.
-        rows: (m,) positions within the split; all of them unless the cap was reached.
+        features: layer -> (m, d) pooled features, float32, of the samples at `rows`; read anew at every
+            access when they are many, so keep what is used twice.
+        rows: (m,) positions within the split; all of them unless the cap was reached. The same for
+            all models of a Seen.
+        tokens: (m,) place in its sequence of every row when rows are tokens (reduce="tokens"), each
+            then with its sample's position in `rows`; None when rows are samples.
     """
 
     outputs: Tensor
     layers: tuple[str, ...]
     features: Mapping[str, Tensor]
     rows: np.ndarray
+    tokens: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gapkit.errors import InputError, unknown
 from gapkit.probes.layers import answer, bare, first_tensor, named_layers, output_fault
 
-TOKEN_REDUCES = ("cls", "last")
+MEANS = ("gap", "mean")
+TOKEN_REDUCES = ("cls", "last", "tokens")
 CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 
@@ -27,26 +28,28 @@ def check_reduce(reduce: str) -> None:
     kind, _, size = reduce.partition(":")
     if kind == "grid" and size.isdigit() and int(size) > 0:
         return
-    if reduce not in ("gap", "flatten", *TOKEN_REDUCES):
-        raise unknown("reduce", reduce, ("gap", "grid:2", "flatten", *TOKEN_REDUCES))
+    if reduce not in (*MEANS, "flatten", *TOKEN_REDUCES):
+        raise unknown("reduce", reduce, (*MEANS, "grid:2", "flatten", *TOKEN_REDUCES))
 
 
 def reduced(
     output: Tensor, reduce: str, mask: Tensor | None = None, channels_first: bool | None = None
 ) -> Tensor:
-    """One vector per sample from a layer's output; float32, and never a view of the output.
+    """One vector per sample (or token) from a layer's output; float32, never a view of the output.
 
     Args:
         output: (n, d); (n, tokens, d), or (n, d, length) with `channels_first`; maps (n, d, h, w)
             or (n, d, t, h, w).
-        reduce: "gap": mean over space or over unmasked tokens. "grid:k": adaptive average pooling
-            to k cells an axis, flattened. "flatten": everything. "cls": the first token. "last":
-            the last unmasked token. Outputs (n, d) stay as they are.
+        reduce: "gap" or "mean": over space or over unmasked tokens. "grid:k": adaptive average
+            pooling to k cells an axis, flattened. "flatten": everything. "cls": the first token.
+            "last": the last unmasked token. Outputs (n, d) stay as they are. "tokens": every
+            unmasked token of every sample, (m, d); only for outputs (n, tokens, d).
         mask: (n, tokens), nonzero where a token counts.
         channels_first: whether a 3-D output comes from a convolution over a sequence.
 
     Raises:
-        InputError: for "cls" and "last" on maps, and for outputs of fewer than 2 dimensions.
+        InputError: for "cls", "last" and "tokens" on maps, for "tokens" on vectors, and for outputs of
+            fewer than 2 dimensions.
 
     >>> reduced(torch.arange(8.0).view(1, 2, 2, 2), "gap")
     tensor([[1.5000, 5.5000]])
@@ -56,9 +59,12 @@ def reduced(
     output = output.detach().to(torch.float32)
     if output.ndim < 2:
         raise InputError(f"Expected a layer output of at least 2 dimensions but got {output.ndim}")
-    if output.ndim == 2 or reduce == "flatten":
-        return output.flatten(1).clone()
     tokens = output.ndim == 3 and not channels_first
+    if reduce == "tokens" and tokens:
+        fits = mask is not None and mask.shape == output.shape[:2]
+        return output[mask != 0] if fits else output.flatten(0, 1).clone()  # type: ignore[operator]
+    if reduce != "tokens" and (output.ndim == 2 or reduce == "flatten"):
+        return output.flatten(1).clone()
     if reduce in TOKEN_REDUCES and not tokens:
         raise InputError(
             f"Expected tokens (samples, tokens, width) for reduce={reduce!r} "
@@ -66,10 +72,10 @@ def reduced(
         )
     if mask is not None and (not tokens or mask.shape != output.shape[:2]):
         mask = None
-    if tokens and reduce in ("gap", *TOKEN_REDUCES):
+    if tokens and reduce in (*MEANS, *TOKEN_REDUCES):
         return _pooled_tokens(output, reduce, mask)
     maps = output.transpose(1, 2) if tokens else output
-    if reduce == "gap":
+    if reduce in MEANS:
         return maps.flatten(2).mean(2)
     pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[maps.ndim - 3]
     return pool(maps, int(reduce.partition(":")[2])).flatten(1).clone()
@@ -81,10 +87,27 @@ def _pooled_tokens(output: Tensor, reduce: str, mask: Tensor | None) -> Tensor:
     if mask is None:
         return output[:, -1].clone() if reduce == "last" else output.mean(1)
     weight = (mask != 0).to(output)
-    if reduce == "gap":
+    if reduce in MEANS:
         return (output * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)
     places = torch.arange(output.shape[1], device=output.device)
     return output[torch.arange(len(output), device=output.device), (weight * places).argmax(1)]
+
+
+class Shown(NamedTuple):
+    """What a model showed of one batch.
+
+    Attributes:
+        raw: what it returned.
+        features: layer -> (m, d), in the order asked for.
+        places: (m, 2) sample in the batch and place in its sequence of every row, with
+            reduce="tokens"; None when rows are samples.
+        view: what it was called with.
+    """
+
+    raw: Any
+    features: dict[str, Tensor]
+    places: Tensor | None
+    view: Any
 
 
 class Recorder:
@@ -106,6 +129,7 @@ class Recorder:
         self._mask: Tensor | None = None
         self._channels_first: bool | None = None
         self._running = False
+        self._places: Tensor | None = None
 
     @contextmanager
     def open(self) -> Iterator[Recorder]:
@@ -138,13 +162,28 @@ class Recorder:
                     f"but got {fault}"
                 )
             self._features[tap] = reduced(tensor, self.reduce, self._mask, self._channels_first)
+            if self.reduce == "tokens":
+                self._place(tensor, tap)
 
         return hook
 
-    def __call__(self, view: Any) -> tuple[Any, dict[str, Tensor]]:
-        """What the model returns for a view, and layer -> (n, d) features in the order asked for."""
+    def _place(self, output: Tensor, tap: str) -> None:
+        """Remember which tokens the rows are; all layers must show the same ones."""
+        places = torch.ones(output.shape[:2], dtype=torch.bool)
+        if self._mask is not None and self._mask.shape == output.shape[:2]:
+            places = self._mask.cpu() != 0
+        found = places.nonzero()
+        if self._places is not None and not torch.equal(found, self._places):
+            raise InputError(
+                f"Expected the same tokens at every layer of the {self.who} for reduce='tokens' "
+                f"but got {len(self._places)} and, at {tap!r}, {len(found)}"
+            )
+        self._places = found
+
+    def __call__(self, view: Any) -> Shown:
+        """What the model and its layers show of a view."""
         self._features, self._calls, self._running = {}, Counter(), True
-        self._channels_first, self._mask = None, None
+        self._channels_first, self._mask, self._places = None, None, None
         if hasattr(view, "keys"):
             mask = dict(view).get("attention_mask")
             self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
@@ -158,4 +197,5 @@ class Recorder:
                     f"Expected layer {layer!r} of the {self.who} to run in a forward pass "
                     "but it never did"
                 )
-        return raw, {layer: self._features[layer] for layer in self.layers}
+        features = {layer: self._features[layer] for layer in self.layers}
+        return Shown(raw, features, self._places, view)

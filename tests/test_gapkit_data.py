@@ -241,3 +241,28 @@ def test_the_datasets_are_not_written_to():
     for batch in data.batches("train", 8):
         batch.raw[0].add_(1)
     assert all(torch.equal(a, b) for a, b in zip(before, train.tensors))
+
+
+def test_ids_that_name_two_samples_are_refused():
+    xs, ys = torch.arange(12.0).view(12, 1), torch.arange(12) % 2
+    columns = {"train": list("abcdefghijkk"), "test": list("abcdefghijkl")}
+    data = Data(TensorDataset(xs, ys), TensorDataset(xs, ys), TensorDataset(xs, ys), ids=columns)
+    data.check("test")
+    with pytest.raises(InputError, match=r"'k' names 2"):
+        data.check("train")
+
+
+def test_a_sample_that_changes_is_refused():
+    class Counting(torch.utils.data.Dataset):
+        asked = 0
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            self.asked += 1
+            return torch.full((2,), float(self.asked)), index % 2
+
+    data = Data(Counting(), Counting(), Counting())
+    with pytest.raises(InputError, match="the same sample each time"):
+        data.check("train")

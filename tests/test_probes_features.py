@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from gapkit.data import Data
 from gapkit.errors import InputError
+from gapkit.probes import store
 from gapkit.probes.features import Taps, observe, placed
 from gapkit.probes.moments import Moments
 from gapkit.probes.recorder import Recorder, reduced
@@ -188,18 +189,30 @@ def test_everything_comes_back_in_the_splits_own_order():
     assert seen.untrained is None
 
 
-def test_a_dataset_that_answers_differently_each_time_is_asked_once_per_sample():
-    """Both models see one and the same batch, also with random augmentation or shuffling inside."""
+class Changing(torch.utils.data.Dataset):
+    """Gives other numbers each time."""
 
-    class Noisy(torch.utils.data.Dataset):
-        def __len__(self):
-            return 12
+    def __len__(self):
+        return 12
 
-        def __getitem__(self, index):
-            return torch.randn(4), index % 3
+    def __getitem__(self, index):
+        return torch.randn(4), index % 3
 
+
+def test_a_dataset_that_answers_differently_each_time_is_refused():
+    data = Data(Changing(), Changing(), Changing())
+    before = torch.get_rng_state()
+    with pytest.raises(InputError, match=r"sample 0 of the test dataset changes.*augment"):
+        data.check("test")
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(InputError, match="sample 0 of the test dataset changes"):
+        look(data)
+
+
+def test_each_sample_is_fetched_once_for_all_models(monkeypatch):
+    monkeypatch.setattr(Data, "check", lambda self, split: None)
     teacher = mlp()
-    data = Data(Noisy(), Noisy(), Noisy())
+    data = Data(Changing(), Changing(), Changing())
     seen = look(data, teacher, copy.deepcopy(teacher), taps(batch_size=5))
     assert seen.teacher.outputs.std() > 0
     assert torch.equal(seen.teacher.outputs, seen.student.outputs)
@@ -404,3 +417,162 @@ def test_roles_are_checked():
         observe("test", vectors(), Classification(), {"teacher": mlp()}, taps())
     with pytest.raises(InputError, match="batch_size and cap of at least 1"):
         taps(batch_size=0)
+
+
+class Sentences(torch.utils.data.Dataset):
+    """Token ids of different length, padded to the longest of the batch by the view."""
+
+    def __init__(self, n: int = 20, longest: int = 6) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.ids = torch.randint(1, 10, (n, longest), generator=generator)
+        self.lengths = torch.randint(2, longest + 1, (n,), generator=generator)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        return {"ids": self.ids[index], "length": self.lengths[index]}
+
+
+def padded(batch, shift: int = 0, longer: int = 0):
+    longest = int(batch["length"].max())
+    mask = (torch.arange(longest) < (batch["length"] + longer)[:, None]).long()
+    return {"input_ids": (batch["ids"][:, :longest] + shift) * mask, "attention_mask": mask}
+
+
+def labels_of(batch):
+    view = padded(batch)
+    return torch.where(view["attention_mask"] == 1, view["input_ids"] % 2, -100)
+
+
+class Tagger(nn.Module):
+    """Logits for every token."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(12, width), nn.Linear(width, width)
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, input_ids, attention_mask):
+        return {"logits": self.head(torch.tanh(self.mix(self.embed(input_ids))))}
+
+
+def sentences(student_view=padded, target=labels_of, **keywords) -> Data:
+    parts = Sentences(), Sentences(), Sentences()
+    return Data(*parts, teacher_input=padded, student_input=student_view, target=target, **keywords)
+
+
+def test_tokens_become_rows_that_know_their_sample_and_place():
+    used = taps(("embed", "mix"), reduce="tokens", batch_size=4, cap=1000)
+    teacher = Tagger()
+    seen = look(sentences(), teacher, Tagger(3), used)
+    data = Sentences()
+    shown = seen.teacher
+    assert shown.tokens is not None
+    assert len(shown.rows) == int(data.lengths.sum()) == len(shown.features["mix"])
+    for row, place, features in zip(shown.rows, shown.tokens, shown.features["embed"]):
+        assert torch.equal(features, teacher.embed.weight[data.ids[row, place]].detach())
+    assert seen.groups is not None
+    assert (seen.groups == np.arange(20)).all()
+    assert seen.moments is not None
+    assert seen.moments.n == len(shown.rows)
+
+
+def test_the_number_of_kept_tokens_is_bounded_and_random():
+    used = taps(("mix",), reduce="tokens", batch_size=4, cap=13)
+    seen = look(sentences(), Tagger(), Tagger(3), used)
+    assert len(seen.teacher.rows) == len(seen.student.features["mix"]) == 13
+    assert not (np.diff(seen.teacher.rows) >= 0).all()
+    assert seen.moments.n > 13
+
+
+def test_sequences_of_different_length_are_padded_to_the_longest():
+    teacher = Tagger()
+    seen = look(sentences(), teacher, Tagger(3), taps(("mix",), batch_size=3))
+    data = Sentences()
+    assert seen.teacher.outputs.shape == (20, int(data.lengths.max()), 2)
+    assert ((seen.targets != -100).sum(1) == data.lengths).all()
+    for row in (0, 7):
+        n = int(data.lengths[row])
+        alone = teacher(data.ids[row : row + 1, :n], None)["logits"][0]
+        torch.testing.assert_close(seen.teacher.outputs[row, :n], alone.detach())
+
+
+@pytest.mark.parametrize("change", [{"shift": 1}, {"longer": 1}])
+def test_two_tokenizers_are_refused_for_tokens_and_fine_for_sentences(change):
+    data = sentences(lambda batch: padded(batch, **change))
+    with pytest.raises(InputError, match=r"same tokens.*two tokenizers.*reduce='mean'"):
+        look(data, Tagger(), Tagger(3), taps(("mix",), reduce="tokens"))
+    look(data, Tagger(), Tagger(3), taps(("mix",), reduce="mean"))
+
+
+def test_a_layer_without_tokens_is_refused_for_tokens():
+    with pytest.raises(InputError, match="tokens"):
+        look(used=taps(reduce="tokens"))
+
+
+def test_what_is_large_goes_to_a_file_and_reads_the_same(monkeypatch):
+    plain = look(used=taps(batch_size=7))
+    monkeypatch.setattr(store, "IN_MEMORY", 0)
+    monkeypatch.setattr(store, "LARGE", 0)
+    filed = look(used=taps(batch_size=7))
+    assert filed.teacher.features._map is not None
+    assert plain.teacher.features._map is None
+    assert plain.teacher.features["1"].std() > 0
+    for layer in ("0", "1", "3"):
+        assert torch.equal(plain.student.features[layer], filed.student.features[layer])
+    assert torch.equal(plain.teacher.outputs, filed.teacher.outputs)
+    assert torch.equal(plain.targets, filed.targets)
+
+
+def test_fewer_samples_are_kept_when_bytes_run_out(monkeypatch):
+    monkeypatch.setattr(store, "IN_MEMORY", 0)
+    monkeypatch.setattr(store, "MOST", 4 * (5 + 5 + 3 + 2 + 2 + 3) * 11)
+    seen = look()
+    assert len(seen.teacher.rows) == 11
+    assert seen.moments is not None
+    assert seen.moments.n == 30
+
+
+def test_too_little_room_for_outputs_is_said(monkeypatch):
+    monkeypatch.setattr(store, "LARGE", 0)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    with pytest.raises(InputError, match=r"room for targets \(30,\).*TMPDIR"):
+        look()
+
+
+def test_outputs_of_changing_width_are_refused():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.layer(x)[:, : 3 if len(x) == 20 else 2]
+
+    with pytest.raises(InputError, match="one shape for all samples"):
+        look(None, Odd(), Odd(), taps(("layer",), batch_size=20))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_number_formats_give_float32_features(dtype):
+    data = vectors(teacher_input=lambda batch: batch[0].to(dtype))
+    teacher = mlp()
+    exact = look(vectors(), teacher)
+    seen = look(data, copy.deepcopy(teacher).to(dtype))
+    assert seen.teacher.features["1"].dtype == torch.float32
+    close = {"atol": 0.05, "rtol": 0.05}
+    torch.testing.assert_close(seen.teacher.features["1"], exact.teacher.features["1"], **close)
+
+
+def test_a_number_format_that_does_not_fit_is_said():
+    with pytest.raises(InputError, match=r"teacher to accept its view.*dtype"):
+        look(vectors(), mlp().to(torch.bfloat16))
+
+
+def test_wrapped_models_are_seen_through():
+    teacher = mlp()
+    plain = look(None, teacher)
+    for wrapped in (nn.DataParallel(teacher), torch.compile(teacher, backend="eager")):
+        seen = look(None, wrapped)
+        assert torch.equal(plain.teacher.features["1"], seen.teacher.features["1"])

@@ -178,3 +178,31 @@ def test_choosing_layers_leaves_no_hooks_after_an_exception():
         choose_layers(net, torch.ones(2, 9))
     assert hooks(net) == 0
     assert net.training
+
+
+def test_layers_by_class():
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    view = torch.ones(2, 4)
+    assert choose_layers(net, view, [nn.Linear]) == ("0", "2")
+    assert choose_layers(net, view, nn.ReLU) == ("1",)
+    with pytest.raises(InputError, match=r"class of layers but got 'Conv2d'.*'Linear'"):
+        choose_layers(net, view, [nn.Conv2d])
+    with pytest.raises(InputError, match="name, glob or module class but got 3"):
+        choose_layers(net, view, [3])
+
+
+def test_only_layers_with_tokens_are_chosen_for_tokens():
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mix = nn.Embedding(9, 4), nn.Linear(4, 4)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, ids):
+            return self.head(self.mix(self.embed(ids)).mean(1))
+
+    view = torch.ones(2, 3, dtype=torch.long)
+    assert choose_layers(Classifier(), view, tokens=True) == ("embed", "mix")
+    assert choose_layers(Classifier(), view)[-1] == "head"
+    with pytest.raises(InputError, match=r"'head' but got shape \(2, 2\)"):
+        choose_layers(Classifier(), view, ["head"], tokens=True)
