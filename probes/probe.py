@@ -67,6 +67,13 @@ class Seen:
         return roles if self.untrained is None else roles | {"untrained": self.untrained}
 
 
+def reference(seen: Seen, task: Any) -> Tensor | None:
+    """What answers are scored against: the targets; for vectors without any, the teacher's own."""
+    if seen.targets is None and task.kind == "embedding":
+        return seen.teacher.outputs
+    return seen.targets
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is the same for every probe: task, models, one example view of each, the data, the seed.

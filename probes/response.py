@@ -1,18 +1,15 @@
-"""Response: what both models answer. Score, agreement, KL, calibration, confidence, dark knowledge."""
+"""Response: what both models answer, for every kind of task. Score, agreement, divergence, calibration."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from gapkit.errors import InputError
 from gapkit.measurement import Contributions
-from gapkit.probes.calibration import confidences, measured_calibration, named_classes
+from gapkit.probes.calibration import confidences, measured_calibration
 from gapkit.probes.interval import (
     Interval,
     curve,
@@ -23,210 +20,205 @@ from gapkit.probes.interval import (
     score_interval,
     undefined,
 )
-from gapkit.probes.probe import Result, Seen, Setting
+from gapkit.probes.label_sets import (
+    as_two_classes,
+    binary_confidences,
+    binary_divergences,
+    binary_entropies,
+    binary_surprises,
+)
+from gapkit.probes.logits import agrees, beyond_labels, divergences, entropies, surprises
+from gapkit.probes.probe import Result, Seen, Setting, reference
+from gapkit.probes.resample import bootstrap
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
-
-
-def agreement(t: Tensor, s: Tensor) -> float:
-    """Share of samples on which both (n, K) logits name the same class; 1 for identical ones.
-
-    Misleading when one class dominates: two constant answers agree fully.
-
-    >>> agreement(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [3.0, 1.0]]))
-    0.5
-    """
-    return float(_agrees(t, s).mean())
-
-
-def kl(t: Tensor, s: Tensor, temperature: float = 1.0) -> float:
-    """How far the student's answer is from the teacher's: mean KL(p_T‖p_S) in nats, ≥ 0.
-
-    Both (n, K) logits are divided by the temperature first. This is the divergence itself: the factor
-    τ² of the distillation loss (Hinton 2015, §2.1) is not applied, so values at different temperatures
-    are not gradients of one loss. 0 for identical logits. A single confident miss can dominate.
-
-    >>> kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
-    0.0
-    """
-    return float(_kl(t, s, temperature).mean())
-
-
-def nll(logits: Tensor, labels: Tensor) -> float:
-    """Mean negative log-likelihood of the labels (n,) under (n, K) logits, in nats, ≥ 0.
-
-    >>> round(nll(torch.zeros(3, 4), torch.tensor([0, 1, 2])), 4)
-    1.3863
-    """
-    return float(_nll(logits, labels).mean())
-
-
-def entropy(logits: Tensor) -> float:
-    """How undecided the answers (n, K) are: mean entropy in nats, 0 to log K.
-
-    >>> round(entropy(torch.zeros(3, 4)), 4)
-    1.3863
-    """
-    return float(_entropy(logits).mean())
-
-
-def confidence(logits: Tensor) -> float:
-    """Mean probability of the named class, 1/K to 1.
-
-    >>> confidence(torch.zeros(3, 4))
-    0.25
-    """
-    return float(confidences(logits).mean())
-
-
-def dark_knowledge(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
-    """What the answers say beyond the label and its probability, in nats, 0 to log(K-1).
-
-    Mean of (1 - p_y)·KL(p̂‖uniform), p̂ being p over the K-1 other classes, renormalized: the KL of p from
-    the same p_y with the rest spread evenly, which is label smoothing. 0 for a teacher sure of its label and for
-    one that merely smooths it (Müller 2019: smoothing erases what a student could learn); the split of
-    p into label and rest is Zhao 2022, eq. 7; the idea Hinton 2015, §1. Misleading for a teacher that is
-    often wrong: mass on one wrong class counts as knowledge. 0 throughout when K = 2.
-
-    >>> round(dark_knowledge(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])), 6)
-    0.0
-    """
-    return float(_dark_knowledge(logits, labels, temperature).mean())
+ROLES = ("teacher", "student")
 
 
 class ResponseProbe:
-    """Score, agreement, divergence, calibration and dark knowledge of the models' answers.
+    """What the models answer: score and contributions for any task, and what its kind allows.
 
-    Scores and their contributions for any task with targets; the rest for classification logits.
+    Classification (also per token, in groups of samples): agreement, KL and its profile over
+    temperatures, likelihood, calibration, confidence, entropy, dark knowledge. Multi-label: the same of
+    every label's yes or no, without dark knowledge. Regression: distance of the answers, and whether
+    both err alike. Embedding: agreement of rankings.
     """
 
     name = "response"
 
     def measure(self, seen: Mapping[str, Seen], setting: Setting) -> Iterable[Result]:
         """Everything on validation and test; score, agreement and contributions on train too."""
+        kinds = {
+            "classification": _classes,
+            "multilabel": _label_sets,
+            "regression": _numbers,
+            "embedding": _vectors,
+        }
         for split in (name for name in ("train", "validation", "test") if name in seen):
             shown = seen[split]
-            if shown.targets is not None:
-                yield from _scores(shown, setting)
-            if not _classifies(shown, setting):
-                continue
-            yield from _compared(shown)
-            if split == "train":
-                continue
-            yield from _undecided(shown)
-            if shown.targets is not None:
-                yield from _against_labels(shown, setting.seed)
+            targets = reference(shown, setting.task)
+            if targets is not None:
+                yield from _scores(shown, targets, setting)
+            if setting.task.kind in kinds:
+                yield from kinds[setting.task.kind](shown, setting)
 
 
-def _scores(seen: Seen, setting: Setting) -> Iterator[Result]:
+def _scores(seen: Seen, targets: Tensor, setting: Setting) -> Iterator[Result]:
     task, groups = setting.task, seen.groups
     split: Any = seen.split
     values = {}
     for of, shown in seen.models.items():
-        values[of] = np.asarray(task.contributions(shown.outputs, seen.targets), dtype=np.float64)
+        values[of] = np.asarray(task.contributions(shown.outputs, targets), dtype=np.float64)
         yield Contributions(of=of, split=split, values=values[of])
         interval = score_interval(values[of], groups=groups)
         yield measured(task.score_name, of, split, interval, better="higher", unit=task.unit)
     gap = difference_interval(values["teacher"], values["student"], groups=groups)
     yield measured("gap", "pair", split, gap, better="lower", unit=task.unit)
-    chance = exact(float(task.chance(seen.targets)), len(values["teacher"]))
+    chance = exact(float(task.chance(targets)), len(values["teacher"]))
     how = "best constant answer; exact"
     yield measured("chance", "pair", split, chance, unit=task.unit, estimator=how)
 
 
-def _classifies(seen: Seen, setting: Setting) -> bool:
-    return setting.task.kind == "classification" and seen.teacher.outputs.ndim == 2
+class _Answers:
+    """Logits (m, K) of both models and labels of what is answered: samples, or tokens that count."""
+
+    def __init__(self, seen: Seen, task: Any) -> None:
+        units = {of: task.units(seen.models[of].outputs, seen.targets) for of in seen.models}
+        self.split = seen.split
+        self.logits = {of: unit.outputs for of, unit in units.items()}
+        self.labels, owner = units["teacher"].targets, units["teacher"].owner
+        several = len(owner) != len(seen.teacher.outputs)
+        n = len(seen.teacher.outputs)
+        groups = np.arange(n) if seen.groups is None and several else seen.groups
+        self.groups = None if groups is None else groups[owner]
+
+    def mean(self, values: np.ndarray) -> Interval:
+        return mean_interval(values, groups=self.groups)
 
 
-def _compared(seen: Seen) -> Iterator[Result]:
-    """Agreement, and off train the divergence at every temperature."""
-    t, s, groups, split = seen.teacher.outputs, seen.student.outputs, seen.groups, seen.split
-    nothing = undefined(f"teacher logits are {tuple(t.shape)}, student logits {tuple(s.shape)}")
+def _classes(seen: Seen, setting: Setting) -> Iterator[Result]:
+    if seen.teacher.outputs.ndim == 3 and seen.targets is None:
+        return  # no telling which tokens count
+    answers = _Answers(seen, setting.task)
+    t, s, split = answers.logits["teacher"], answers.logits["student"], seen.split
     fit = t.shape == s.shape
-    same = score_interval(_agrees(t, s), groups=groups) if fit else nothing
+    nothing = undefined(f"teacher logits are {tuple(t.shape)}, student logits {tuple(s.shape)}")
+    same = score_interval(agrees(t, s), groups=answers.groups) if fit else nothing
     yield measured("agreement", "pair", split, same, unit="share", better="higher")
     if split == "train":
         return
-    found = [
-        mean_interval(_kl(t, s, tau), groups=groups) if fit else nothing for tau in TEMPERATURES
-    ]
-    how = f"KL(teacher‖student) at τ = 1, without τ²; {found[0].method}"
+    yield from _divergence(
+        split,
+        [answers.mean(divergences(t, s, tau)) if fit else nothing for tau in TEMPERATURES],
+        "KL(teacher‖student)",
+    )
+    for of in ROLES:
+        sure = answers.mean(confidences(answers.logits[of]))
+        yield measured("confidence", of, split, sure, unit="share")
+        spread = answers.mean(entropies(answers.logits[of]))
+        yield measured("entropy", of, split, spread, unit="nats")
+    if answers.labels is not None:
+        yield from _against_labels(answers, answers.labels, setting.seed)
+
+
+def _divergence(split: str, found: list[Interval], what: str) -> Iterator[Result]:
+    """The divergence at temperature 1, and its profile."""
+    how = f"{what} at τ = 1, without τ²; {found[0].method}"
     yield measured("kl", "pair", split, found[0], unit="nats", better="lower", estimator=how)
-    names = {"x_name": "temperature", "y_name": "KL(teacher‖student) in nats"}
+    names = {"x_name": "temperature", "y_name": f"{what} in nats"}
     yield curve("kl_profile", "pair", split, found, x=np.array(TEMPERATURES), **names)
 
 
-def _undecided(seen: Seen) -> Iterator[Result]:
-    """What needs no labels: how sure and how spread the answers are."""
-    for of in ("teacher", "student"):
-        logits, groups = seen.models[of].outputs, seen.groups
-        sure = mean_interval(confidences(logits), groups=groups)
-        yield measured("confidence", of, seen.split, sure, unit="share")
-        spread = mean_interval(_entropy(logits), groups=groups)
-        yield measured("entropy", of, seen.split, spread, unit="nats")
-
-
-def _against_labels(seen: Seen, seed: int) -> Iterator[Result]:
-    labels, groups, split = seen.targets, seen.groups, seen.split
-    assert labels is not None
-    for of, shown in seen.models.items():
-        loss = mean_interval(_nll(shown.outputs, labels), groups=groups)
+def _against_labels(answers: _Answers, labels: Tensor, seed: int) -> Iterator[Result]:
+    split, groups = answers.split, answers.groups
+    for of, logits in answers.logits.items():
+        loss = answers.mean(surprises(logits, labels))
         yield measured("nll", of, split, loss, unit="nats", better="lower")
         if of != "untrained":
-            yield from measured_calibration(of, split, shown.outputs, labels, groups, seed)
-    for of in ("teacher", "student"):
-        found = [
-            _beyond_label(seen.models[of].outputs, labels, tau, groups) for tau in TEMPERATURES
-        ]
+            yield from measured_calibration(of, split, logits, labels, groups, seed)
+    for of in ROLES:
+        found = [_beyond_label(answers, of, labels, tau) for tau in TEMPERATURES]
         yield measured("dark_knowledge", of, split, found[0], unit="nats", better="higher")
         names = {"x_name": "temperature", "y_name": "knowledge beyond the label in nats"}
         yield curve("dark_knowledge_profile", of, split, found, x=np.array(TEMPERATURES), **names)
 
 
-def _beyond_label(logits: Tensor, labels: Tensor, temperature: float, groups: object) -> Interval:
+def _beyond_label(answers: _Answers, of: str, labels: Tensor, temperature: float) -> Interval:
+    logits = answers.logits[of]
     if logits.shape[1] < 3:
         return undefined("two classes leave nothing beyond the label", len(labels))
-    return mean_interval(_dark_knowledge(logits, labels, temperature), groups=groups)
+    return answers.mean(beyond_labels(logits, labels, temperature))
 
 
-def _log_p(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    if temperature <= 0:
-        raise InputError(f"Expected a temperature above 0 but got {temperature}")
-    return torch.log_softmax(logits.detach().cpu().double() / temperature, dim=1)
+def _label_sets(seen: Seen, setting: Setting) -> Iterator[Result]:
+    t, s, split = seen.teacher.outputs, seen.student.outputs, seen.split
+    same = mean_interval(setting.task.agreement(s, t), groups=seen.groups)
+    yield measured("agreement", "pair", split, same, unit="share", better="higher")
+    if split == "train":
+        return
+    found = [
+        mean_interval(binary_divergences(t, s, tau), groups=seen.groups) for tau in TEMPERATURES
+    ]
+    yield from _divergence(split, found, "KL(teacher‖student), mean over labels,")
+    for of, shown in seen.models.items():
+        if of in ROLES:
+            sure = mean_interval(binary_confidences(shown.outputs), groups=seen.groups)
+            yield measured("confidence", of, split, sure, unit="share")
+            spread = mean_interval(binary_entropies(shown.outputs), groups=seen.groups)
+            yield measured("entropy", of, split, spread, unit="nats")
+        if seen.targets is None:
+            continue
+        loss = mean_interval(binary_surprises(shown.outputs, seen.targets), groups=seen.groups)
+        yield measured("nll", of, split, loss, unit="nats", better="lower")
+        if of in ROLES:
+            logits, labels, owner = as_two_classes(shown.outputs, seen.targets)
+            groups = owner if seen.groups is None else seen.groups[owner]
+            yield from measured_calibration(of, split, logits, labels, groups, setting.seed)
 
 
-def _same_shape(t: Tensor, s: Tensor) -> None:
-    if t.shape != s.shape:
-        raise InputError(
-            f"Expected logits of one shape but got {tuple(t.shape)} and {tuple(s.shape)}"
-        )
+def _numbers(seen: Seen, setting: Setting) -> Iterator[Result]:
+    t, s = (_columns(shown.outputs) for shown in (seen.teacher, seen.student))
+    split, groups = seen.split, seen.groups
+    same = mean_interval(
+        setting.task.agreement(seen.student.outputs, seen.teacher.outputs), groups=groups
+    )
+    yield measured("agreement", "pair", split, same, better="higher")
+    if split == "train":
+        return
+    away = mean_interval(np.abs(t - s).mean(1), groups=groups)
+    how = f"mean |teacher - student|, in units of the target; {away.method}"
+    yield measured("distance", "pair", split, away, better="lower", estimator=how)
+    if seen.targets is None:
+        return
+    truth = _columns(seen.targets)
+    errors = {of: _columns(shown.outputs) - truth for of, shown in seen.models.items()}
+    for of, error in errors.items():
+        off = mean_interval(np.abs(error).mean(1), groups=groups)
+        yield measured("absolute_error", of, split, off, better="lower")
+        bias = mean_interval(error.mean(1), groups=groups)
+        yield measured("bias", of, split, bias)
+    alike = _correlation(errors["teacher"], errors["student"], groups, setting.seed)
+    how = f"correlation of both models' errors, all dimensions together; {alike.method}"
+    yield measured("error_correlation", "pair", split, alike, estimator=how)
 
 
-def _agrees(t: Tensor, s: Tensor) -> np.ndarray:
-    _same_shape(t, s)
-    return (named_classes(t) == named_classes(s)).astype(np.float64)
+def _correlation(one: np.ndarray, two: np.ndarray, groups: Any, seed: int) -> Interval:
+    if np.ptp(one) == 0 or np.ptp(two) == 0:
+        return undefined("one model errs by the same amount on every sample", len(one))
+
+    def of(one: np.ndarray, two: np.ndarray) -> float:
+        return float(np.corrcoef(one.ravel(), two.ravel())[0, 1])
+
+    return bootstrap(of, [one, two], 500, groups=groups, seed=seed, method="percentile")
 
 
-def _kl(t: Tensor, s: Tensor, temperature: float) -> np.ndarray:
-    _same_shape(t, s)
-    log_t, log_s = _log_p(t, temperature), _log_p(s, temperature)
-    return (log_t.exp() * (log_t - log_s)).sum(1).clamp_min(0.0).numpy()
+def _vectors(seen: Seen, setting: Setting) -> Iterator[Result]:
+    alike = setting.task.agreement(seen.student.outputs, seen.teacher.outputs)
+    same = mean_interval(alike, groups=seen.groups)
+    how = f"(1 + rank correlation of cosines to other samples)/2; {same.method}"
+    yield measured("agreement", "pair", seen.split, same, better="higher", estimator=how)
 
 
-def _nll(logits: Tensor, labels: Tensor) -> np.ndarray:
-    return -_log_p(logits).gather(1, labels.cpu().long()[:, None])[:, 0].numpy()
-
-
-def _entropy(logits: Tensor) -> np.ndarray:
-    log_p = _log_p(logits)
-    return -(log_p.exp() * log_p).sum(1).numpy()
-
-
-def _dark_knowledge(logits: Tensor, labels: Tensor, temperature: float) -> np.ndarray:
-    others = torch.ones(logits.shape, dtype=torch.bool)
-    others[torch.arange(len(labels)), labels.cpu().long()] = False
-    rest = _log_p(logits, temperature)[others].view(len(labels), -1)
-    mass = torch.logsumexp(rest, dim=1)
-    hat = rest - mass[:, None]
-    divergence = math.log(rest.shape[1]) + (hat.exp() * hat).sum(1)
-    return (mass.exp() * divergence.clamp_min(0.0)).numpy()
+def _columns(values: Tensor) -> np.ndarray:
+    array = values.detach().cpu().double().numpy()
+    return array[:, None] if array.ndim == 1 else array

@@ -11,26 +11,22 @@ from scipy import stats
 from sklearn.metrics import log_loss
 from torch import nn
 
+from gapkit.embedding import Embedding
 from gapkit.errors import InputError
 from gapkit.measurement import Contributions, Curve, Measurement, Measurements
+from gapkit.multilabel import MultiLabel
 from gapkit.probes.calibration import _error_interval, calibration_error
+from gapkit.probes.logits import agreement, confidence, dark_knowledge, entropy, kl, nll
 from gapkit.probes.probe import Observation, Seen, Setting
-from gapkit.probes.response import (
-    ResponseProbe,
-    agreement,
-    confidence,
-    dark_knowledge,
-    entropy,
-    kl,
-    nll,
-)
+from gapkit.probes.response import ResponseProbe
+from gapkit.regression import Regression
 from gapkit.task import Classification
 
 
 class Distance:
     """A task of another kind: the score is minus the squared error."""
 
-    kind, score_name, unit = "regression", "closeness", ""
+    kind, score_name, unit = "of its own", "closeness", ""
 
     def contributions(self, outputs: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         return -((outputs - targets) ** 2).mean(1).numpy()
@@ -288,3 +284,96 @@ def test_other_tasks_are_scored_alone():
     names = {item.name for item in found.values}
     assert names == {"closeness", "gap", "chance"}
     assert found.get("gap", split="test").value == pytest.approx(0.99, rel=1e-5)
+
+
+def test_tokens_count_where_they_are_labeled_and_samples_are_their_groups():
+    t, s = logits(0, 40, 5).view(8, 5, 5), logits(1, 40, 5).view(8, 5, 5)
+    y = labels(40).view(8, 5).clone()
+    y[:, 3:] = -100
+    y[0, 1:] = -100
+    found = survey(views(t, s, y))
+    counted = y != -100
+    p, q = (torch.softmax(x[counted].double(), 1).numpy() for x in (t, s))
+    for name, of, want in (
+        ("kl", "pair", stats.entropy(p, q, axis=1).mean()),
+        ("nll", "student", log_loss(y[counted], q, labels=range(5))),
+        ("confidence", "teacher", p.max(1).mean()),
+        ("agreement", "pair", np.mean(p.argmax(1) == q.argmax(1))),
+        ("accuracy", "student", np.mean(q.argmax(1) == y[counted].numpy())),
+    ):
+        got = found.get(name, of=of, split="test")
+        assert got.value == pytest.approx(want, rel=1e-6)
+    assert found.get("kl", of="pair", split="test").n == 22
+    assert "8 groups" in found.get("kl", of="pair", split="test").estimator
+    assert len(found.scores("student", "test")) == 8
+
+
+def test_tokens_without_labels_say_nothing():
+    t = logits(0, 40, 5).view(8, 5, 5)
+    assert not survey(views(t, t, None)).values
+
+
+def test_label_sets_are_yes_and_no_of_every_label():
+    t, s = logits(0, 50, 4), logits(1, 50, 4)
+    y = (logits(2, 50, 4) > 0).long()
+    found = survey(views(t, s, y), MultiLabel("micro_f1"))
+    p, q = (torch.sigmoid(x.double()).numpy() for x in (t, s))
+    both = [np.stack([1 - x, x], -1) for x in (p, q)]
+    for name, of, want in (
+        ("kl", "pair", stats.entropy(*both, axis=-1).mean()),
+        ("nll", "student", log_loss(y.flatten(), q.flatten())),
+        ("entropy", "teacher", stats.entropy(both[0], axis=-1).mean()),
+        ("confidence", "student", both[1].max(-1).mean()),
+        ("agreement", "pair", np.mean((p > 0.5) == (q > 0.5))),
+    ):
+        assert found.get(name, of=of, split="test").value == pytest.approx(want, rel=1e-6)
+    profile = next(item for item in found.curves if item.name == "kl_profile")
+    assert (np.diff(profile.y) < 0).all()
+    assert found.get("ece", of="teacher", split="test").n == 200
+    same = survey(views(t, t, y), MultiLabel("micro_f1"))
+    assert same.get("kl", of="pair", split="test").value == pytest.approx(0, abs=1e-12)
+
+
+def test_a_calibrated_label_set_is_not_refuted():
+    z = logits(3, 400, 3)
+    y = (torch.rand(400, 3, generator=torch.Generator().manual_seed(1)) < torch.sigmoid(z)).long()
+    found = survey(views(z, 6 * z, y), MultiLabel("micro_f1"))
+    assert found.get("ece", of="teacher", split="test").low == 0
+    assert found.get("ece", of="student", split="test").low > 0.02
+
+
+def test_numbers_are_compared_by_distance_and_errors():
+    rng = torch.Generator().manual_seed(0)
+    y, noise = torch.randn(80, generator=rng), torch.randn(80, generator=rng)
+    t, s = y + 0.5 * noise, y + noise + 0.3
+    found = survey(views(t, s, y), Regression())
+    for name, of, want in (
+        ("distance", "pair", (t - s).abs().mean()),
+        ("absolute_error", "student", (s - y).abs().mean()),
+        ("bias", "student", (s - y).mean()),
+        ("error_correlation", "pair", 1.0),
+    ):
+        assert found.get(name, of=of, split="test").value == pytest.approx(float(want), rel=1e-5)
+    other = torch.randn(80, generator=rng)
+    apart = survey(views(t, y + other, y), Regression())
+    alike = apart.get("error_correlation", of="pair", split="test")
+    assert alike.low < 0 < alike.high
+
+
+def test_a_constant_error_has_no_correlation():
+    y = torch.arange(20.0)
+    found = survey(views(y + 1, y + torch.arange(20.0), y), Regression())
+    assert "same amount" in found.get("error_correlation", of="pair", split="test").reason
+
+
+def test_vectors_without_targets_are_held_against_the_teachers():
+    t = logits(0, 60, 6)
+    s = t + 0.8 * logits(1, 60, 6)
+    found = survey(views(t, s, None), Embedding())
+    assert found.get("ranking", of="teacher", split="test").value == pytest.approx(1)
+    student = found.get("ranking", of="student", split="test")
+    assert 0.3 < student.value < 0.95
+    gap = found.get("gap", of="pair", split="test")
+    assert gap.value == pytest.approx(1 - student.value)
+    agreed = found.get("agreement", of="pair", split="test")
+    assert agreed.value == pytest.approx((1 + student.value) / 2)
