@@ -296,11 +296,13 @@ def _covered(fired: list[_Fired], blocks: set[type]) -> set[int]:
 
 
 def _adds(item: _Fired, kept: list[_Fired]) -> bool:
-    """Whether a composite module returns something else than its last kept part."""
+    """Whether a composite module returns something else than a part that is kept."""
     if isinstance(item.module, nn.Sequential) or item.output is None:
         return False
-    last, own = kept[-1].output if kept else None, item.output
-    return last is None or (last.data_ptr(), last.numel()) != (own.data_ptr(), own.numel())
+    seen = {
+        (part.output.data_ptr(), part.output.numel()) for part in kept if part.output is not None
+    }
+    return (item.output.data_ptr(), item.output.numel()) not in seen
 
 
 def _mixes(module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,8 @@ def _scores(seen: Seen, targets: Tensor, setting: Setting) -> Iterator[Result]:
         values[of] = np.asarray(task.contributions(shown.outputs, targets), dtype=np.float64)
         yield Contributions(of=of, split=split, values=values[of])
         interval = score_interval(values[of], groups=groups)
+        if targets is shown.outputs:  # held against itself
+            interval = replace(exact(interval.value, interval.n), method="its own target")
         yield measured(task.score_name, of, split, interval, better="higher", unit=task.unit)
     gap = difference_interval(values["teacher"], values["student"], groups=groups)
     yield measured("gap", "pair", split, gap, better="lower", unit=task.unit)
