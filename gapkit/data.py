@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -190,6 +191,16 @@ class Data:
             for start in range(0, len(rows), 512)
         ]
         return None if parts[0] is None else torch.cat([torch.as_tensor(part) for part in parts])
+
+    def sample(self, n: int, seed: int = 0) -> Data:
+        """The same data with at most n samples a split, drawn at random."""
+        part = copy.copy(self)
+        rng = np.random.default_rng(seed)
+        rows = {name: np.sort(rng.permutation(own)[:n]) for name, own in self._rows.items()}
+        for cached in ("_targets", "_known_ids"):
+            part.__dict__.pop(cached, None)
+        part.__dict__["_rows"] = rows
+        return part
 
     def batches(
         self, split: str, batch_size: int, order: np.ndarray | None = None

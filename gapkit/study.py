@@ -29,6 +29,7 @@ from gapkit.planner import Trial
 from gapkit.plans import KNOWLEDGE, Knowledge, Plan
 from gapkit.preflight import preflight
 from gapkit.prices import Prices, measure_prices
+from gapkit.probes.recorder import check_reduce
 from gapkit.proposal import FRACTIONS, History, TrialRow, plan
 from gapkit.recipe import Recipe
 from gapkit.record import Record
@@ -58,7 +59,10 @@ class Study:
         teacher_checkpoints: earlier states of the teacher (state dicts, or paths to safetensors or
             weights-only files), oldest first; a plan may name them as sources.
         teacher_score: what the user believes the teacher scores.
-        layers: None (chosen well), names or globs for both, or {"teacher": [...], "student": [...]}.
+        layers: None (chosen well), names, globs or module classes for both, or {"teacher": [...],
+            "student": [...]}.
+        reduce: how a layer's output becomes one vector per sample: "gap" (also "mean"), "grid:2",
+            "flatten", "cls", "last"; or "tokens", one per token.
         device: where everything runs; None: CUDA when there is one, else CPU. `device` says which.
         seed: of splits carved, models trained and everything random.
         out: the run folder.
@@ -80,7 +84,8 @@ class Study:
         student_history: Sequence[float] | None = None,
         teacher_checkpoints: Sequence[Any] | None = None,
         teacher_score: float | None = None,
-        layers: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        layers: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+        reduce: str = "gap",
         device: str | torch.device | None = None,
         seed: int = 0,
         out: str | Path | None = None,
@@ -109,6 +114,10 @@ class Study:
         if isinstance(layers, str):
             wrong.append(f"layers a list of names or globs but got the string {layers!r}")
         try:
+            check_reduce(reduce)
+        except InputError as error:
+            wrong.append(str(error).removeprefix("Expected "))
+        try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except (RuntimeError, TypeError):
             wrong.append(
@@ -117,7 +126,7 @@ class Study:
         if wrong:
             raise InputError(f"Expected {'; expected '.join(wrong)}")
         self.name, self.task, self.data, self.family = name, task, data, family
-        self.recipe, self.layers, self.seed = recipe, layers, seed
+        self.recipe, self.layers, self.reduce, self.seed = recipe, layers, reduce, seed
         self.student_history = tuple(student_history or ())
         self.teacher_score = teacher_score
         self._teacher, self._student = teacher, student
@@ -228,7 +237,7 @@ class Study:
     def measure(self) -> Measurements:
         """Measure teacher, student and an untrained student on every split."""
         teacher, student = self.teacher, self.student
-        request = {"layers": repr(self.layers)}
+        request = {"layers": repr(self.layers), "reduce": self.reduce}
         found = self.run.load("measurements", Measurements, request)
         if found is None:
             found = self._survey(
@@ -251,6 +260,7 @@ class Study:
             student=on_device(model, self.device),
             untrained=untrained,
             layers=self.layers,
+            reduce=self.reduce,
             device=self.device,
             seed=self.seed,
             progress=lambda phase, done, total: self._hear("measure", done, total, phase),

@@ -13,14 +13,14 @@ from gapkit.data import SPLITS, Data
 from gapkit.errors import InputError, unknown
 from gapkit.measurement import Contributions, Curve, LayerMatrix, Measurement, Measurements
 from gapkit.probes.features import Taps, observe
-from gapkit.probes.layers import choose_layers
+from gapkit.probes.layers import Wanted, choose_layers
 from gapkit.probes.probe import Probe, Result, Seen, Setting, standard
 from gapkit.probes.recorder import check_reduce
 
 EXAMPLE_SAMPLES = 2
 NO_LIMIT = 10**6
 
-Layers = Sequence[str] | Mapping[str, Sequence[str]] | None
+Layers = Sequence[Wanted] | Mapping[str, Sequence[Wanted]] | None
 Progress = Callable[[str, int, int], None]
 
 
@@ -49,10 +49,10 @@ def measure(
     Args:
         study: its name.
         untrained: a fresh student, measured beside: the row against which similarity is judged.
-        layers: names or globs for both models, or {"teacher": [...], "student": [...]}; None: a
-            default choice (`choose_layers`).
-        reduce: how a layer's output becomes one vector per sample: "gap", "grid:2", "flatten",
-            "cls", "last".
+        layers: names, globs or module classes for both models, or {"teacher": [...], "student":
+            [...]}; None: a default choice (`choose_layers`).
+        reduce: how a layer's output becomes one vector per sample: "gap" or "mean", "grid:2",
+            "flatten", "cls", "last"; "tokens": one per token.
         probes: which to run; None: gapkit's own and the registered ones.
         splits: which to look at.
         progress: called with a phase (a split's name, then "probes"), how much is done, of how much.
@@ -64,7 +64,7 @@ def measure(
     models |= {} if untrained is None else {"untrained": untrained}
     _check(models, splits, reduce, layers)
     wanted = layers if isinstance(layers, Mapping) else {"teacher": layers, "student": layers}
-    chosen, notes = _choose(models, data, wanted, splits[0])
+    chosen, notes = _choose(models, data, wanted, splits[0], reduce == "tokens")
     taps = Taps(
         teacher_layers=chosen["teacher"],
         student_layers=chosen["student"],
@@ -128,8 +128,9 @@ def _check(
 def _choose(
     models: Mapping[str, nn.Module],
     data: Data,
-    wanted: Mapping[str, Sequence[str] | None],
+    wanted: Mapping[str, Sequence[Wanted] | None],
     split: str,
+    tokens: bool,
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Layers of each model, and a note on each choice."""
     chosen, notes = {}, []
@@ -137,9 +138,9 @@ def _choose(
         view = _example(data, role, split, EXAMPLE_SAMPLES)
         model, names = models[role], wanted.get(role)
         try:
-            chosen[role] = choose_layers(model, view, names)
+            chosen[role] = choose_layers(model, view, names, tokens=tokens)
             if names is None:
-                n_all = len(choose_layers(model, view, None, NO_LIMIT))
+                n_all = len(choose_layers(model, view, None, NO_LIMIT, tokens))
         except InputError as error:
             raise InputError(f"{role}: {error}") from error
         count = len(chosen[role])
@@ -155,8 +156,11 @@ def _stepper(progress: Progress, phase: str, total: int) -> Callable[[int], None
 def _seen_note(seen: Seen, taps: Taps) -> str:
     n, kept = len(seen.teacher.outputs), len(seen.teacher.rows)
     how = "not taken" if seen.moments is None else seen.moments.estimator
-    cap = "all" if kept == n else f"{kept} (cap {taps.cap}, chosen with seed {taps.seed})"
-    return f"{seen.split}: {n} samples, features of {cap} kept, reduce {taps.reduce}, layer sums: {how}"
+    few = f"{kept:,} (cap {taps.cap:,}, chosen with seed {taps.seed})"
+    what = "all" if kept == n else few
+    if seen.teacher.tokens is not None:
+        what = f"{few if kept == taps.cap else f'all {kept:,}'} tokens"
+    return f"{seen.split}: {n:,} samples, features of {what} kept, reduce {taps.reduce}, layer sums: {how}"
 
 
 def _run(

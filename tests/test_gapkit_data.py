@@ -266,3 +266,20 @@ def test_a_sample_that_changes_is_refused():
     data = Data(Counting(), Counting(), Counting())
     with pytest.raises(InputError, match="the same sample each time"):
         data.check("train")
+
+
+def test_a_sample_of_the_data_keeps_what_belongs_together():
+    xs, ys = torch.arange(40.0).view(40, 1), torch.arange(40) % 4
+    columns = {"train": np.arange(40), "test": np.arange(40)}
+    data = Data(TensorDataset(xs, ys), TensorDataset(xs, ys), ids=columns, slices={"own": columns})
+    whole = data.targets("train").clone()
+    part = data.sample(5, seed=1)
+    assert part.size("train") == part.size("test") == 5
+    for split in ("train", "validation", "test"):
+        batch = next(iter(part.batches(split, 10)))
+        rows = part.student_view(batch.raw)[:, 0].long()
+        assert (part.ids(split) == rows.numpy().astype(str)).all()
+        assert (part.slices(split)["own"] == rows.numpy()).all()
+        assert torch.equal(part.targets(split), rows % 4)
+    assert data.size("train") == 32
+    assert torch.equal(data.targets("train"), whole)
