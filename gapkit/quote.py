@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from gapkit import losses
-from gapkit.family import activation_bytes, count_flops, count_parameters
-from gapkit.guest import call, guest, moved
 from gapkit.plans import Cost, Plan, check_plan
 from gapkit.prices import Prices, measure_prices
 from gapkit.record import Record
@@ -84,7 +80,7 @@ def quote(
     if not study.has_student:
         lines.append(Line(name="student", what="the first one, unless it is there", cost=unit))
     if "measure" in steps:
-        lines.append(Line(name="measure", what="", cost=_measuring(study, prices)))
+        lines += _measuring(study)
     if "diagnose" in steps:
         cost = unit.times(diagnose_budget)
         lines.append(Line(name="diagnose", what="at most; stops early when clear", cost=cost))
@@ -109,26 +105,23 @@ def _prices(study: Study) -> Prices:
     )
 
 
-def _measuring(study: Study, prices: Prices) -> Cost:
+def _measuring(study: Study) -> Iterator[Line]:
     """One pass over all splits with teacher, student and untrained student, then the probes."""
-    teacher = study.teacher_model_for_pricing
-    student = study.family.fresh(study.family.student, 0).to(study.device)
-    batch = next(iter(study.data.batches("validation", 64)))
-    n = sum(study.data.size(split) for split in ("train", "validation", "test"))
-    raw = moved(batch.raw, study.device)
-    seconds, flops, memory = 0.0, 0.0, 0
-    for model, view, copies in (
-        (teacher, study.data.teacher_view(raw), 1),
-        (student, study.data.student_view(raw), 2),
-    ):
-        with guest(model), torch.no_grad():
-            call(model, view)
-            start = time.perf_counter()
-            call(model, view)
-            seconds += copies * (time.perf_counter() - start) / len(batch.positions) * n
-        flops += copies * count_flops(model, view) / len(batch.positions) * n
-        memory += 4 * count_parameters(model) + activation_bytes(model, view)
-    return Cost(flops=flops, seconds=seconds + 5.0, memory_bytes=memory)
+    from gapkit.probes.rehearsal import rehearse
+
+    fresh = study.family.fresh(study.family.student, study.seed)
+    models = {"teacher": study.teacher_model_for_pricing, "student": study.student_for_pricing}
+    passing, probing = rehearse(
+        task=study.task,
+        data=study.data,
+        models=models | {"untrained": fresh},
+        layers=study.layers,
+        reduce=study.reduce,
+        device=study.device,
+        seed=study.seed,
+    )
+    yield Line(name="measure", what="one pass of all models over all splits", cost=passing)
+    yield Line(name="probe", what="what is computed from it, roughly", cost=probing)
 
 
 def _distilling(study: Study, prices: Prices) -> Line:

@@ -180,11 +180,7 @@ class Study:
 
     def check(self) -> None:
         """Raise InputError when models, data and task do not fit; two samples a split decide."""
-        student = self._student
-        if student is None:
-            student = self.family.fresh(self.family.student, self.seed)
-        teacher = self.teacher_model_for_pricing
-        models = {"teacher": teacher, "student": on_device(student, self.device)}
+        models = {"teacher": self.teacher_model_for_pricing, "student": self.student_for_pricing}
         preflight(self.task, self.data, models, self.device)
 
     @property
@@ -203,6 +199,14 @@ class Study:
         model = self._teacher
         if model is None:
             model = self.family.fresh(self._teacher_size, self.seed)
+        return on_device(model, self.device)
+
+    @property
+    def student_for_pricing(self) -> nn.Module:
+        """The student, or an untrained one of its size."""
+        model = self._student
+        if model is None:
+            model = self.family.fresh(self.family.student, self.seed)
         return on_device(model, self.device)
 
     @property

@@ -70,6 +70,7 @@ def observe(
     models: Mapping[str, nn.Module],
     taps: Taps,
     progress: Progress | None = None,
+    planned: int | None = None,
 ) -> Seen:
     """Run the models over a split, each batch once and the same for all, and keep what they show.
 
@@ -81,6 +82,7 @@ def observe(
     Args:
         models: "teacher", "student" and, if wanted, "untrained".
         progress: called with the number of samples done.
+        planned: samples that the sums are chosen for, when this is only a trial of a longer pass.
 
     Raises:
         InputError: when a model refuses its view, shows nan or inf, lacks or never runs a tapped
@@ -94,7 +96,7 @@ def observe(
         if role not in models:
             raise InputError(f"Expected a teacher and a student but the {role} is missing")
     data.check(split)
-    run = _Pass(split, data, task, taps)
+    run = _Pass(split, data, task, taps, planned)
     done = 0
     with ExitStack() as stack:
         stack.enter_context(seeded(taps.seed))
@@ -135,9 +137,12 @@ def placed(models: Iterable[nn.Module], device: torch.device | str) -> Iterator[
 class _Pass:
     """One pass over a split: what is stored and what is summed."""
 
-    def __init__(self, split: str, data: Data, task: Any, taps: Taps) -> None:
+    def __init__(
+        self, split: str, data: Data, task: Any, taps: Taps, planned: int | None = None
+    ) -> None:
         self.split, self.data, self.task, self.taps = split, data, task, taps
         self.n = data.size(split)
+        self.planned = planned or self.n
         self.order = np.random.default_rng(taps.seed).permutation(self.n)
         self.tokens = taps.reduce == "tokens"
         self.groups = data.groups(split)
@@ -260,8 +265,8 @@ class _Pass:
                 self.sums[role] = start_sums(
                     by_role["teacher"],
                     by_role[role],
-                    n=None if self.tokens else self.n,
-                    kept=not self.tokens and self.kept.everything,
+                    n=None if self.tokens else self.planned,
+                    kept=self.kept.everything and self.planned <= self.taps.cap,
                     groups=self.groups is not None,
                     n_pairs=len(features) - 1,
                 )

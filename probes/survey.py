@@ -63,16 +63,7 @@ def measure(
     models = {"teacher": teacher, "student": student}
     models |= {} if untrained is None else {"untrained": untrained}
     _check(models, splits, reduce, layers)
-    wanted = layers if isinstance(layers, Mapping) else {"teacher": layers, "student": layers}
-    chosen, notes = _choose(models, data, wanted, splits[0], reduce == "tokens")
-    taps = Taps(
-        teacher_layers=chosen["teacher"],
-        student_layers=chosen["student"],
-        reduce=reduce,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
-    )
+    taps, notes = taps_for(models, data, layers, reduce, splits[0], batch_size, device, seed)
     seen = {}
     for split in splits:
         step = None if progress is None else _stepper(progress, split, data.size(split))
@@ -82,8 +73,8 @@ def measure(
         task=task,
         teacher=teacher,
         student=student,
-        teacher_example=_example(data, "teacher", splits[0]),
-        student_example=_example(data, "student", splits[0]),
+        teacher_example=example(data, "teacher", splits[0]),
+        student_example=example(data, "student", splits[0]),
         reduce=reduce,
         device=torch.device(device),
         seed=seed,
@@ -93,7 +84,31 @@ def measure(
     return _collect(study, results, notes)
 
 
-def _example(data: Data, role: str, split: str, n: int = 1) -> Any:
+def taps_for(
+    models: Mapping[str, nn.Module],
+    data: Data,
+    layers: Layers,
+    reduce: str,
+    split: str,
+    batch_size: int,
+    device: torch.device | str,
+    seed: int,
+) -> tuple[Taps, list[str]]:
+    """The layers that are meant, and a note on each choice; arguments as for `measure`."""
+    wanted = layers if isinstance(layers, Mapping) else {"teacher": layers, "student": layers}
+    chosen, notes = _choose(models, data, wanted, split, reduce == "tokens")
+    taps = Taps(
+        teacher_layers=chosen["teacher"],
+        student_layers=chosen["student"],
+        reduce=reduce,
+        batch_size=batch_size,
+        device=torch.device(device),
+        seed=seed,
+    )
+    return taps, notes
+
+
+def example(data: Data, role: str, split: str, n: int = 1) -> Any:
     """The view of the first n samples of a split."""
     order = np.arange(min(n, data.size(split)))
     batch = next(data.batches(split, len(order), order))
@@ -135,7 +150,7 @@ def _choose(
     """Layers of each model, and a note on each choice."""
     chosen, notes = {}, []
     for role in ("teacher", "student"):
-        view = _example(data, role, split, EXAMPLE_SAMPLES)
+        view = example(data, role, split, EXAMPLE_SAMPLES)
         model, names = models[role], wanted.get(role)
         try:
             chosen[role] = choose_layers(model, view, names, tokens=tokens)

@@ -8,6 +8,8 @@ from gapkit.distiller import Loop
 from gapkit.errors import InputError
 from gapkit.plans import Cost, Phase, Plan, Predicted, Stage, knowledge_named
 from gapkit.prices import Prices
+from gapkit.probes import rehearsal
+from gapkit.probes.response import ResponseProbe
 from gapkit.quote import STEPS, Line, Quote, quote
 from gapkit.recipe import Recipe
 from tests.tiny_study import build, tiny
@@ -28,6 +30,7 @@ def _no_training(monkeypatch):
         raise AssertionError("a model is trained")
 
     monkeypatch.setattr(Loop, "run", run)
+    monkeypatch.setattr(rehearsal, "standard", lambda: (ResponseProbe(),))
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def stage(size: int, name: str, seeds: tuple[int, ...], **fields: object) -> Sta
 
 def test_budgets_are_student_trainings_at_the_students_price(priced):
     found = costs(quote(priced, diagnose_budget=7, plan_budget=4))
-    assert list(found) == ["teacher", "student", *STEPS]
+    assert list(found) == ["teacher", "student", STEPS[0], "probe", *STEPS[1:]]
     assert found["teacher"] == PRICES.of(16)
     assert found["student"] == UNIT
     assert (found["diagnose"].student_trainings, found["diagnose"].seconds) == (7.0, 70.0)
@@ -65,6 +68,7 @@ def test_budgets_are_student_trainings_at_the_students_price(priced):
     assert found["distill"].student_trainings == n_seeds * (longest + rivals)
     assert found["measure"].student_trainings == 0
     assert found["measure"].seconds > 0
+    assert found["probe"].seconds > 0
 
 
 def test_the_total_adds_up_and_memory_is_the_largest(priced):
@@ -73,7 +77,7 @@ def test_the_total_adds_up_and_memory_is_the_largest(priced):
         parts = [getattr(line.cost, field) for line in found.lines]
         assert len([part for part in parts if part > 0]) > 4
         assert getattr(found.total, field) == pytest.approx(sum(parts))
-    assert found.total.memory_bytes == max(line.cost.memory_bytes for line in found.lines) == 5000
+    assert found.total.memory_bytes == max(line.cost.memory_bytes for line in found.lines) >= 5000
     assert Quote(study="x", device="cpu").total == Cost()
 
 
@@ -85,8 +89,9 @@ def test_only_the_steps_asked_for_are_priced(priced):
 
 def test_given_models_are_not_trained(priced):
     given = tiny(teacher=build(16), student=build(2))
-    assert list(costs(quote(given, ("measure",)))) == ["measure"]
-    assert list(costs(quote(tiny(student=build(2)), ("measure",)))) == ["teacher", "measure"]
+    assert list(costs(quote(given, ("measure",)))) == ["measure", "probe"]
+    found = costs(quote(tiny(student=build(2)), ("measure",)))
+    assert list(found) == ["teacher", "measure", "probe"]
 
 
 def test_the_plan_in_the_folder_is_priced_stage_by_stage(priced):
