@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from gapkit.measurement import Curve, Measurement
+from gapkit.reports.compose_evidence import attribution, relation
 from gapkit.reports.compose_layers import probes, similarity
 from gapkit.reports.report import Block, Figure, Paragraph, Section, Table
 from gapkit.reports.results import Results, curve_of, one
@@ -17,13 +18,17 @@ SLICES_SHOWN = 15
 
 # quantity -> what a reader is told that it means
 MEANING = {
-    "agreement": "share of samples where student and teacher give the same answer",
+    "agreement": "how often, or how closely, student and teacher give the same answer; 1 always",
     "kl": "how far the student's probabilities are from the teacher's; 0 means the same",
     "nll": "loss on the labels; large when confident answers are wrong",
     "ece": "mean distance between stated confidence and share right; 0 is honest",
     "confidence": "mean probability of the given answer",
     "entropy": "how spread the probabilities are; 0 means always certain",
     "dark_knowledge": "what the probabilities say beyond the right answer",
+    "distance": "mean distance of both answers, in units of the target",
+    "absolute_error": "mean distance from the target",
+    "bias": "mean of answer minus target",
+    "error_correlation": "whether both err alike: 1 in the same direction on every sample",
 }
 
 
@@ -33,6 +38,8 @@ def where(results: Results, say: Wording) -> tuple[Section, ...]:
         ("Which layers resemble each other", similarity(results)),
         ("What can be read off each layer", probes(results, say)),
         ("How the answers differ", _answers(results)),
+        ("How samples lie to each other", relation(results)),
+        ("What the answers rest on", attribution(results)),
         ("Which classes and slices suffer", _classes(results, say)),
     )
     sections = [
