@@ -70,27 +70,33 @@ def quote(
     if not study.run.manifest and study.run.path("manifest.json").exists():
         study.run.check(study.identity())
     study.check()
-    prices = _prices(study)
-    unit = prices.of(study.family.student)
-    lines = []
-    teacher_given = study.has_teacher
-    if not teacher_given and study.family.teacher is not None:
-        what = "trained on labels, unless the run folder has it"
-        lines.append(Line(name="teacher", what=what, cost=prices.of(study.family.teacher)))
-    if not study.has_student:
-        lines.append(Line(name="student", what="the first one, unless it is there", cost=unit))
+    untrained = not study.has_teacher or not study.has_student
+    trains = untrained or bool({"diagnose", "plan", "distill"} & set(steps))
+    prices = _prices(study) if trains else Prices(costs={})
+    lines = list(_first_models(study, prices)) if untrained else []
     if "measure" in steps:
-        lines += _measuring(study)
+        lines.append(_measuring(study))
     if "diagnose" in steps:
-        cost = unit.times(diagnose_budget)
+        cost = prices.of(study.family.student).times(diagnose_budget)
         lines.append(Line(name="diagnose", what="at most; stops early when clear", cost=cost))
     if "plan" in steps:
-        lines.append(Line(name="plan", what="at most", cost=unit.times(plan_budget)))
+        cost = prices.of(study.family.student).times(plan_budget)
+        lines.append(Line(name="plan", what="at most", cost=cost))
     if "distill" in steps:
         lines.append(_distilling(study, prices))
     if "report" in steps:
         lines.append(Line(name="report", what="", cost=Cost(seconds=REPORT_SECONDS)))
     return Quote(study=study.name, device=str(study.device), lines=tuple(lines))
+
+
+def _first_models(study: Study, prices: Prices) -> Iterator[Line]:
+    """The teacher and the failing student, where they are not given."""
+    if not study.has_teacher and study.family.teacher is not None:
+        what = "trained on labels, unless the run folder has it"
+        yield Line(name="teacher", what=what, cost=prices.of(study.family.teacher))
+    if not study.has_student:
+        what = "the first one, unless it is there"
+        yield Line(name="student", what=what, cost=prices.of(study.family.student))
 
 
 def _prices(study: Study) -> Prices:
@@ -105,13 +111,13 @@ def _prices(study: Study) -> Prices:
     )
 
 
-def _measuring(study: Study) -> Iterator[Line]:
-    """One pass over all splits with teacher, student and untrained student, then the probes."""
+def _measuring(study: Study) -> Line:
+    """One pass over all splits with teacher, student and untrained student."""
     from gapkit.probes.rehearsal import rehearse
 
     fresh = study.family.fresh(study.family.student, study.seed)
     models = {"teacher": study.teacher_model_for_pricing, "student": study.student_for_pricing}
-    passing, probing = rehearse(
+    cost = rehearse(
         task=study.task,
         data=study.data,
         models=models | {"untrained": fresh},
@@ -120,8 +126,8 @@ def _measuring(study: Study) -> Iterator[Line]:
         device=study.device,
         seed=study.seed,
     )
-    yield Line(name="measure", what="one pass of all models over all splits", cost=passing)
-    yield Line(name="probe", what="what is computed from it, roughly", cost=probing)
+    what = "one pass of all models over all splits; the probes after it are not in the time"
+    return Line(name="measure", what=what, cost=cost)
 
 
 def _distilling(study: Study, prices: Prices) -> Line:

@@ -1,4 +1,4 @@
-"""Rehearsal: what a survey will cost, from a few batches of it."""
+"""Rehearsal: what the pass of a survey will cost, from some of its samples."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gapkit.guest import moved
 from gapkit.plans import Cost
 from gapkit.probes.features import Taps, observe
 from gapkit.probes.moments import Moments
-from gapkit.probes.probe import Seen, Setting, standard
+from gapkit.probes.probe import Seen
 from gapkit.probes.store import IN_MEMORY
 from gapkit.probes.sums import Grams, moment_bytes, widths
 from gapkit.probes.survey import example, taps_for
 
 SECONDS = 3.0  # spent on trying out the pass
 MOST_BATCHES = 12
-PROBED = (64, 192)  # samples of a split on which the probes are tried out
+FEW = 16
 
 
 def rehearse(
@@ -37,11 +37,11 @@ def rehearse(
     seed: int = 0,
     splits: Sequence[str] = SPLITS,
     batch_size: int = 256,
-) -> tuple[Cost, Cost]:
-    """What the pass over the splits and what the probes after it will cost; nothing is kept.
+) -> Cost:
+    """What the pass of all models over the splits will cost; nothing is kept.
 
-    The pass is timed on some real batches, its sums those that the whole would take; its seconds grow by
-    the batch. The probes are timed at two sizes and extrapolated on a line, which is rough.
+    It is timed on some real samples, its sums those that the whole would take. What the probes compute
+    afterwards from the bounded sample that is kept is not in it.
 
     Args:
         models: "teacher", "student" and, if wanted, "untrained".
@@ -55,58 +55,38 @@ def rehearse(
     def look(split: str, n: int) -> Seen:
         return observe(split, data.sample(n, seed), task, models, taps, planned=data.size(split))
 
-    first, more, seen = _batch_seconds(lambda n: look(largest, n), data.size(largest), batch_size)
-    batches = [-(-data.size(split) // batch_size) for split in splits]
-    seconds = sum(first + more * (count - 1) for count in batches)
+    fixed, each, seen = _sample_seconds(lambda n: look(largest, n), data.size(largest), batch_size)
+    seconds = sum(fixed + each * data.size(split) for split in splits)
     seconds += sum(_gram_seconds(seen, data.size(split)) for split in splits)
     flops, memory = _models(models, data, splits, taps)
-    passing = Cost(flops=flops, seconds=seconds, memory_bytes=memory + _kept_bytes(seen))
-    setting = Setting(
-        task=task,
-        teacher=models["teacher"],
-        student=models["student"],
-        teacher_example=example(data, "teacher", splits[0]),
-        student_example=example(data, "student", splits[0]),
-        reduce=reduce,
-        device=taps.device,  # type: ignore[arg-type]
-        seed=seed,
-        data=data,
-    )
-    small, large = (min(n, data.size(largest)) for n in PROBED)
-
-    def probe(n: int) -> float:
-        return _timed(lambda: _probe({split: look(split, n) for split in splits}, setting))
-
-    short, long = probe(small), probe(large)
-    kept = min(max(map(data.size, splits)), taps.cap)
-    slope = max(0.0, long - short) / max(1, large - small)
-    return passing, Cost(seconds=long + slope * max(0, kept - large))
+    return Cost(flops=flops, seconds=seconds, memory_bytes=memory + _kept_bytes(seen))
 
 
-def _batch_seconds(
+def _sample_seconds(
     look: Callable[[int], Seen], n: int, batch_size: int
 ) -> tuple[float, float, Seen]:
-    """Seconds of a pass of one batch, of each further one, and what the longest trial saw."""
-    size = min(batch_size, n)
-    look(size)  # the first run of everything is slow
-    found: list[Seen] = []
-    first = _timed(lambda: found.append(look(size)))
-    count = int(np.clip(SECONDS / max(first, 1e-4), 1, min(MOST_BATCHES, -(-n // size))))
-    if count == 1:
-        return first, first, found[-1]
-    several = _timed(lambda: found.append(look(count * size)))
-    return first, max(0.0, several - first) / (count - 1), found[-1]
+    """Seconds of a pass apart from its samples, seconds of each sample, and what the longest trial saw."""
+    few = min(FEW, n)
+    look(few)  # the first run of everything is slow
+    found = [look(few)]
+    each = _timed(lambda: look(few)) / few
+    many = int(np.clip(SECONDS / max(each, 1e-7), 2 * few, min(n, MOST_BATCHES * batch_size)))
+    many = many if many < batch_size else many // batch_size * batch_size
+    if many < 2 * few:
+        return 0.0, each, found[-1]
+
+    def trial(size: int) -> float:
+        return _timed(lambda: found.append(look(size)))
+
+    half, whole = trial(many // 2), trial(many)
+    slope = max(0.0, whole - half) / (many - many // 2)
+    return max(0.0, half - slope * (many // 2)), slope, found[-1]
 
 
 def _timed(act: Callable[[], object]) -> float:
     start = time.perf_counter()
     act()
     return time.perf_counter() - start
-
-
-def _probe(seen: Mapping[str, Seen], setting: Setting) -> None:
-    for probe in standard():
-        list(probe.measure(seen, setting))
 
 
 def _gram_seconds(seen: Seen, n: int) -> float:

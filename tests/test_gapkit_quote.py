@@ -8,8 +8,6 @@ from gapkit.distiller import Loop
 from gapkit.errors import InputError
 from gapkit.plans import Cost, Phase, Plan, Predicted, Stage, knowledge_named
 from gapkit.prices import Prices
-from gapkit.probes import rehearsal
-from gapkit.probes.response import ResponseProbe
 from gapkit.quote import STEPS, Line, Quote, quote
 from gapkit.recipe import Recipe
 from tests.tiny_study import build, tiny
@@ -30,7 +28,6 @@ def _no_training(monkeypatch):
         raise AssertionError("a model is trained")
 
     monkeypatch.setattr(Loop, "run", run)
-    monkeypatch.setattr(rehearsal, "standard", lambda: (ResponseProbe(),))
 
 
 @pytest.fixture
@@ -58,7 +55,7 @@ def stage(size: int, name: str, seeds: tuple[int, ...], **fields: object) -> Sta
 
 def test_budgets_are_student_trainings_at_the_students_price(priced):
     found = costs(quote(priced, diagnose_budget=7, plan_budget=4))
-    assert list(found) == ["teacher", "student", STEPS[0], "probe", *STEPS[1:]]
+    assert list(found) == ["teacher", "student", *STEPS]
     assert found["teacher"] == PRICES.of(16)
     assert found["student"] == UNIT
     assert (found["diagnose"].student_trainings, found["diagnose"].seconds) == (7.0, 70.0)
@@ -68,7 +65,6 @@ def test_budgets_are_student_trainings_at_the_students_price(priced):
     assert found["distill"].student_trainings == n_seeds * (longest + rivals)
     assert found["measure"].student_trainings == 0
     assert found["measure"].seconds > 0
-    assert found["probe"].seconds > 0
 
 
 def test_the_total_adds_up_and_memory_is_the_largest(priced):
@@ -87,11 +83,22 @@ def test_only_the_steps_asked_for_are_priced(priced):
     assert [line.name for line in quote(priced, ()).lines] == ["teacher", "student"]
 
 
+def test_measuring_given_models_needs_no_price_of_a_training(tmp_path, monkeypatch):
+    def never(*args):
+        raise AssertionError("a training is priced")
+
+    monkeypatch.setattr("gapkit.quote.measure_prices", never)
+    given = tiny(teacher=build(16), student=build(2), out=tmp_path / "run")
+    assert costs(quote(given, ("measure", "report")))["measure"].flops > 0
+    with pytest.raises(AssertionError, match="priced"):
+        quote(given, ("plan",))
+
+
 def test_given_models_are_not_trained(priced):
     given = tiny(teacher=build(16), student=build(2))
-    assert list(costs(quote(given, ("measure",)))) == ["measure", "probe"]
+    assert list(costs(quote(given, ("measure",)))) == ["measure"]
     found = costs(quote(tiny(student=build(2)), ("measure",)))
-    assert list(found) == ["teacher", "measure", "probe"]
+    assert list(found) == ["teacher", "measure"]
 
 
 def test_the_plan_in_the_folder_is_priced_stage_by_stage(priced):
