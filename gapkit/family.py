@@ -120,6 +120,9 @@ def _countable() -> Iterator[None]:
             torch.no_grad(),
         ):
             warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")
+            warnings.filterwarnings(
+                "ignore", message=".*global hooks on modules.*"
+            )  # compiled ones
             with torch.backends.mkldnn.flags(enabled=False):
                 yield
     finally:
@@ -129,14 +132,32 @@ def _countable() -> Iterator[None]:
 def count_flops(model: nn.Module, view: Any) -> int:
     """FLOPs (two per multiply-add) of one forward pass over one view of a batch, in eval mode.
 
-    Counts matrix products, convolutions and attention; elementwise work is left out, as is usual.
+    Counts products of matrices and vectors, convolutions, attention and recurrent layers; elementwise
+    work is left out, as is usual, and with it embeddings (0), outer products and nn.Bilinear.
+    Padding counts as computed: masked attention costs as much as full.
 
     >>> count_flops(nn.Linear(4, 3), torch.ones(1, 4))
     24
     """
-    with guest(model), _countable(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_VECTOR_PRODUCTS)
+    with guest(model), _countable(), counter:
         call(model, view)
     return int(counter.get_total_flops())
+
+
+def _matrix_vector(matrix: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _added_matrix_vector(_: torch.Size, matrix: torch.Size, *__: Any, **___: Any) -> int:
+    return 2 * matrix.numel()
+
+
+_VECTOR_PRODUCTS = {  # which torch's counter does not know
+    torch.ops.aten.mv: _matrix_vector,
+    torch.ops.aten.dot: _matrix_vector,
+    torch.ops.aten.addmv: _added_matrix_vector,
+}
 
 
 def activation_bytes(model: nn.Module, view: Any) -> int:

@@ -9,36 +9,56 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gapkit.probes.layer_map import cka_map
-    from gapkit.probes.linear import linear_probe
+    from gapkit.probes.importance import importance_weights
+    from gapkit.probes.layer_map import cka_map, from_moments
+    from gapkit.probes.layer_sums import layer_sums
+    from gapkit.probes.linear import linear_probe, multilabel_probe, regression_probe
+    from gapkit.probes.maps import similarity_map
+    from gapkit.probes.matching import LayerMatching, match_layers
+    from gapkit.probes.prediction import predictability
     from gapkit.probes.probe import Observation, Probe, Seen, Setting, register
     from gapkit.probes.rotation import procrustes
-    from gapkit.probes.similarity import cka, mutual_knn, rsa
+    from gapkit.probes.similarity import cka, mutual_knn, rbf_cka, rsa
     from gapkit.probes.survey import measure
 
+_HOMES = {
+    "importance": ("importance_weights",),
+    "layer_map": ("cka_map", "from_moments"),
+    "layer_sums": ("layer_sums",),
+    "linear": ("linear_probe", "multilabel_probe", "regression_probe"),
+    "maps": ("similarity_map",),
+    "matching": ("LayerMatching", "match_layers"),
+    "prediction": ("predictability",),
+    "probe": ("Observation", "Probe", "Seen", "Setting", "register"),
+    "rotation": ("procrustes",),
+    "similarity": ("cka", "mutual_knn", "rbf_cka", "rsa"),
+    "survey": ("measure",),
+}
+
 __all__ = [
+    "LayerMatching",
     "Observation",
     "Probe",
     "Seen",
     "Setting",
     "cka",
     "cka_map",
+    "from_moments",
+    "importance_weights",
+    "layer_sums",
     "linear_probe",
+    "match_layers",
     "measure",
+    "multilabel_probe",
     "mutual_knn",
+    "predictability",
     "procrustes",
+    "rbf_cka",
     "register",
+    "regression_probe",
     "rsa",
+    "similarity_map",
 ]
-
-_HOMES = {
-    "layer_map": ("cka_map",),
-    "linear": ("linear_probe",),
-    "probe": ("Observation", "Probe", "Seen", "Setting", "register"),
-    "rotation": ("procrustes",),
-    "similarity": ("cka", "mutual_knn", "rsa"),
-    "survey": ("measure",),
-}
 
 
 def __getattr__(name: str) -> Any:

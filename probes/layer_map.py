@@ -1,4 +1,4 @@
-"""Layer maps: CKA and Procrustes of every pair of a teacher's and a student's layers, with intervals."""
+"""Layer maps: CKA of every pair of a teacher's and a student's layers, with intervals."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from gapkit.data import TARGET_KEYS
 from gapkit.errors import InputError
 from gapkit.guest import guest, moved, seeded
 from gapkit.measurement import LayerMatrix
+from gapkit.probes.features import same_tokens
 from gapkit.probes.hsic import Products
 from gapkit.probes.layers import choose_layers, device_of
-from gapkit.probes.moments import Layers, Moments
+from gapkit.probes.moments import Moments
 from gapkit.probes.permutation import Permutations
-from gapkit.probes.recorder import Recorder, check_reduce
+from gapkit.probes.recorder import Recorder, Shown, check_reduce
 from gapkit.probes.sums import BatchHsic, Sums, start_sums, widths
 
 FEWEST_BLOCKS = 10
@@ -45,8 +46,8 @@ def cka_map(
     Args:
         batches: inputs, or (input, target) pairs, or dicts of keywords (targets left out); read once.
         teacher_layers, student_layers: names or globs; None: see `choose_layers`.
-        reduce: "gap", "grid:2", "flatten", "cls" or "last". It moves CKA by up to .4: compare
-            maps with the same reduce only.
+        reduce: how a layer's output becomes vectors; see `reduced`. It moves CKA by up to .4:
+            compare maps with the same reduce only.
         debiased: see `cka`.
 
     Raises:
@@ -56,37 +57,81 @@ def cka_map(
     >>> cka_map(net, net, [torch.randn(50, 3), torch.randn(50, 3)]).values.diagonal().round(6)
     array([1., 1.])
     """
+    sums = layer_sums(teacher, student, batches, teacher_layers, student_layers, reduce)
+    return from_moments(sums, debiased=debiased, reduce=reduce)
+
+
+def layer_sums(
+    teacher: nn.Module,
+    student: nn.Module,
+    batches: Iterable[Any],
+    teacher_layers: Sequence[str] | None = None,
+    student_layers: Sequence[str] | None = None,
+    reduce: str = "gap",
+) -> Moments | BatchHsic:
+    """What `cka_map` is computed from; sums over parts of the data add up to those over all of it.
+
+    Each process takes its own part of the batches, then either calls `all_reduce` on its sums, or
+    saves them for one that merges them all; `from_moments` makes the map. Arguments and errors are
+    those of `cka_map`.
+
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    >>> sums, more = (layer_sums(net, net, [torch.randn(50, 3)]) for _ in range(2))
+    >>> sums.merge(more)
+    >>> from_moments(sums).n
+    100
+    """
     check_reduce(reduce)
     source = iter(batches)
     first = next(source, None)
     if first is None:
         raise InputError("Expected at least one batch but got none")
     models = {"teacher": teacher, "student": student}
+    few, tokens = _few(_input(first)), reduce == "tokens"
+    wanted = {"teacher": teacher_layers, "student": student_layers}
     chosen = {
-        role: choose_layers(models[role], _input(first), wanted)
-        for role, wanted in (("teacher", teacher_layers), ("student", student_layers))
+        role: choose_layers(model, few, wanted[role], tokens=tokens)
+        for role, model in models.items()
     }
-    sums: Moments | BatchHsic | None = None
     with ExitStack() as stack:
         stack.enter_context(seeded(0))
         stack.enter_context(guest(teacher, student))
         stack.enter_context(torch.no_grad())
-        recorders = {
-            role: stack.enter_context(Recorder(models[role], chosen[role], reduce, role).open())
-            for role in models
-        }
-        for place, batch in enumerate(itertools.chain([first], source)):
-            seen = {
-                role: recorder(moved(_input(batch), device_of(models[role])))[1]
-                for role, recorder in recorders.items()
-            }
-            _check_batch(seen, place)
-            if sums is None:
-                dims = widths(seen["teacher"]), widths(seen["student"])
-                sums = start_sums(*dims) or BatchHsic(*dims)
-            sums.update(seen["teacher"], seen["student"])
-    assert sums is not None
-    return from_moments(sums, debiased=debiased, reduce=reduce)
+        recorders = [
+            stack.enter_context(Recorder(model, chosen[role], reduce, role).open())
+            for role, model in models.items()
+        ]
+        dims = [widths(_shown(recorder, few).features) for recorder in recorders]
+        sums = start_sums(*dims, groups=tokens)
+        assert sums is not None  # only features kept till the end are left to Gram matrices
+        if isinstance(sums, BatchHsic):
+            for recorder in recorders:
+                recorder.keep = sums.grams
+        for batch in itertools.chain([first], source):
+            shown = [_shown(recorder, _input(batch)) for recorder in recorders]
+            xs, ys = (one.features for one in shown)
+            groups = _sequences(shown, sums.n_batches) if tokens else None
+            if isinstance(sums, BatchHsic):
+                grams: list[Any] = [*xs.values(), *ys.values()]
+                sums.add(grams, groups)
+            else:
+                sums.update(xs, ys, groups)
+    return sums
+
+
+def _shown(recorder: Recorder, view: Any) -> Shown:
+    return recorder(moved(view, device_of(recorder.model)))
+
+
+def _sequences(shown: Sequence[Shown], batch: int) -> np.ndarray:
+    """Which sequence of which batch each token is of."""
+    teacher, student = shown
+    if teacher.places is None or not same_tokens(teacher, student):
+        raise InputError(
+            "Expected teacher and student to see the same tokens for reduce='tokens' "
+            "but their places, ids or masks differ"
+        )
+    return np.array([f"{batch}.{sample}" for sample in teacher.places[:, 0].tolist()])
 
 
 def _input(batch: Any) -> Any:
@@ -95,14 +140,15 @@ def _input(batch: Any) -> Any:
     return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
-def _check_batch(seen: Mapping[str, Layers], place: int) -> None:
-    for role, parts in seen.items():
-        for name, part in parts.items():
-            if not part.isfinite().all():
-                raise InputError(
-                    f"Expected finite features but got nan or inf from the {role} at {name!r} "
-                    f"in batch {place}"
-                )
+def _few(view: Any) -> Any:
+    """Two samples of a view of tensors that all have as many; else the view as it is."""
+    if isinstance(view, torch.Tensor):
+        return view[:2]
+    if isinstance(view, dict) and view:
+        sizes = {len(item) if isinstance(item, torch.Tensor) else 0 for item in view.values()}
+        if len(sizes) == 1 and sizes != {0}:
+            return {key: item[:2] for key, item in view.items()}
+    return view
 
 
 def from_moments(

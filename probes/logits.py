@@ -81,19 +81,6 @@ def dark_knowledge(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> 
     return float(beyond_labels(logits, labels, temperature).mean())
 
 
-def _log_p(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    if temperature <= 0:
-        raise InputError(f"Expected a temperature above 0 but got {temperature}")
-    return torch.log_softmax(logits.detach().cpu().double() / temperature, dim=1)
-
-
-def _same_shape(t: Tensor, s: Tensor) -> None:
-    if t.shape != s.shape:
-        raise InputError(
-            f"Expected logits of one shape but got {tuple(t.shape)} and {tuple(s.shape)}"
-        )
-
-
 def agrees(t: Tensor, s: Tensor) -> np.ndarray:
     """(n,) 1 where both (n, K) logits name the same class."""
     _same_shape(t, s)

@@ -2,72 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from os import PathLike
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from gapkit.errors import InputError
-from gapkit.probes.hsic import Blocks, Products, exact_products
+from gapkit.probes.hsic import Products, exact_products
+from gapkit.probes.layer_sums import Layers
+from gapkit.probes.shards import Shards
 
-Layers = Mapping[str, Tensor]
-
-
-@dataclass(eq=False)
-class LayerSums:
-    """What all estimators share: names and widths of layers, n, blocks, the number format seen.
-
-    Args:
-        dims_x, dims_y: layer -> width, of the two models.
-        groups: whether `update` is told which samples depend on each other.
-        block: samples a jackknife block; None: about a tenth of a batch.
-    """
-
-    dims_x: Mapping[str, int]
-    dims_y: Mapping[str, int]
-    groups: bool = False
-    block: int | None = None
-
-    estimator = ""
-
-    def __post_init__(self) -> None:
-        self.dims_x, self.dims_y = dict(self.dims_x), dict(self.dims_y)
-        if not self.dims_x or not self.dims_y:
-            raise InputError("Expected at least one layer of each model but got none")
-        self.blocks = Blocks(self.block)
-        self.n, self.eps = 0, 0.0
-
-    def _read(self, xs: Layers, ys: Layers, groups: Any) -> tuple[list[Tensor], list[Tensor]]:
-        """Features as float64 on CPU, in the order of the layers."""
-        if (groups is None) == self.groups:
-            raise InputError(f"Expected groups={self.groups} but the batch says otherwise")
-        out: list[list[Tensor]] = [[], []]
-        n = len(next(iter(xs.values())))
-        for side, dims, given in ((0, self.dims_x, xs), (1, self.dims_y, ys)):
-            for name, dim in dims.items():
-                features = given.get(name)
-                if features is None or features.shape != (n, dim):
-                    got = None if features is None else tuple(features.shape)
-                    raise InputError(f"Expected {(n, dim)} features at {name!r} but got {got}")
-                if features.is_floating_point():
-                    self.eps = max(self.eps, torch.finfo(features.dtype).eps)
-                out[side].append(features.detach().to("cpu", torch.float64))
-        return out[0], out[1]
+BLOCK_ROWS = 256
 
 
-class Moments(LayerSums):
+class Moments(Shards):
     """Exact sums over all samples, for every layer pair, biased and unbiased.
 
-    With z = [x_1..x_L, |x_1|²..|x_L|², 1] after subtracting the first batch's mean, holds the cross
-    and self blocks of Σ z zᵀ. Any batch split gives the same result (to rounding), and parts of the
-    data may be summed apart and merged: moving the origin is linear in z.
+    With z = [x_1, |x_1|², .., x_L, |x_L|²] after subtracting the first batch's mean, holds Σ z and
+    the cross and self blocks of Σ z zᵀ. Any batch split gives the same result (to rounding), and
+    parts of the data may be summed apart and merged: moving the origin is linear in [z, 1].
+
+    Products are taken in float64: for batches of a few hundred that costs no more than float32
+    products added to float64 sums, and no mean, nor drift of it, is too large.
 
     Example:
         >>> x, y = torch.randn(64, 3), torch.randn(64, 2)
@@ -78,143 +34,153 @@ class Moments(LayerSums):
         (64, (1, 1))
     """
 
-    estimator = "exact sums in one pass"
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.widths_x, self.widths_y = list(self.dims_x.values()), list(self.dims_y.values())
-        wide_x, wide_y = sum(self.widths_x), sum(self.widths_y)
-        size = wide_x + len(self.widths_x) + 1, wide_y + len(self.widths_y) + 1
-        self.cross = torch.zeros(size, dtype=torch.float64)
-        self.own_x, self.own_y = (
-            [torch.zeros(width + 2, width + 2, dtype=torch.float64) for width in widths]
-            for widths in (self.widths_x, self.widths_y)
-        )
-        self.shift_x = torch.zeros(wide_x, dtype=torch.float64)
-        self.shift_y = torch.zeros(wide_y, dtype=torch.float64)
+        self.x, self.y = _Side(self.dims_x), _Side(self.dims_y)
+        self.cross = torch.zeros(len(self.x.sums), len(self.y.sums), dtype=torch.float64)
+
+    @property
+    def estimator(self) -> str:
+        """How the products are got, in words."""
+        return "exact sums in one pass"
+
+    def totals(self) -> dict[str, Tensor]:
+        """The float64 tensors that add up, once taken about the same origins; not copies."""
+        sums = {"cross": self.cross, "sums_x": self.x.sums, "sums_y": self.y.sums}
+        own = {f"own.{place}": block for place, block in enumerate((*self.x.own, *self.y.own))}
+        return super().totals() | sums | own
+
+    def origins(self) -> dict[str, Tensor]:
+        """What was subtracted from features before summing; not copies."""
+        return {"x": self.x.origin, "y": self.y.origin}
 
     def update(self, xs: Layers, ys: Layers, groups: np.ndarray | None = None) -> None:
         """Add a batch: layer -> (n, d) features of the same samples in the same order."""
-        list_x, list_y = self._read(xs, ys, groups)
-        if not len(list_x[0]):
+        features = [part.cpu() for part in self._read(xs, ys, groups)]
+        n, t = len(features[0]), len(self.dims_x)
+        if not n:
             return
+        parts = features[:t], features[t:]
         if self.n == 0:
-            self.shift_x = torch.cat(list_x, 1).mean(0)
-            self.shift_y = torch.cat(list_y, 1).mean(0)
-        list_x = [x - part for x, part in zip(list_x, self.shift_x.split(self.widths_x))]
-        list_y = [y - part for y, part in zip(list_y, self.shift_y.split(self.widths_y))]
-        self.cross += _extended(list_x).T @ _extended(list_y)
-        for own, features in zip((*self.own_x, *self.own_y), (*list_x, *list_y)):
-            wide = _extended([features])
-            own += wide.T @ wide
-        self.n += len(list_x[0])
-        self.blocks.add(list_x, list_y, groups)
+            for side, part in zip((self.x, self.y), parts):
+                side.start(part)
+        wide_x, wide_y = self.x.extended(parts[0]), self.y.extended(parts[1])
+        sum_x, sum_y = wide_x.sum(0), wide_y.sum(0)
+        self._check_finite(torch.cat([sum_x[self.x.norms], sum_y[self.y.norms]]))
+        self.x.sums += sum_x
+        self.y.sums += sum_y
+        self.cross.addmm_(wide_x.T, wide_y)
+        layers = (*wide_x.split(self.x.sizes, 1), *wide_y.split(self.y.sizes, 1))
+        for own, layer in zip((*self.x.own, *self.y.own), layers):
+            own.addmm_(layer.T, layer)
+        self._count(n)
+        for start in range(0, n, BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            grams = [layer[rows, :-1] @ layer[rows, :-1].T for layer in layers]
+            self.blocks.add(torch.stack(grams), None if groups is None else groups[rows])
 
-    def merge(self, other: Moments) -> None:
-        """Add the sums of another part of the data; layers and widths must agree."""
-        if (self.dims_x, self.dims_y, self.groups) != (other.dims_x, other.dims_y, other.groups):
-            raise InputError("Expected moments of the same layers and widths but they differ")
-        if other.n == 0:
-            return
-        if self.n == 0:
-            self.shift_x, self.shift_y = other.shift_x.clone(), other.shift_y.clone()
-        cross, owns = other._at(self.shift_x, self.shift_y)
-        self.cross += cross
-        for mine, theirs in zip((*self.own_x, *self.own_y), owns):
-            mine += theirs
-        self.n, self.eps = self.n + other.n, max(self.eps, other.eps)
-        self.blocks.merge(other.blocks)
+    def about(self, origins: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The totals as if these origins had been subtracted."""
+        x = self.x.moved(self.x.origin - origins["x"], self.counts[:1])
+        y = self.y.moved(self.y.origin - origins["y"], self.counts[:1])
+        cross = torch.cat(list(self._strips(x, y)))
+        own = {f"own.{place}": block for place, block in enumerate((*x.own(), *y.own()))}
+        return {"counts": self.counts, "cross": cross, "sums_x": x.sums, "sums_y": y.sums} | own
 
-    def _at(self, origin_x: Tensor, origin_y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Cross and self blocks as if the given origins had been subtracted."""
-        step_x, step_y = self.shift_x - origin_x, self.shift_y - origin_y
-        cross = _translated(self.cross, step_x, self.widths_x)
-        cross = _translated(cross.T, step_y, self.widths_y).T
-        steps = (*step_x.split(self.widths_x), *step_y.split(self.widths_y))
-        owns = []
-        for own, step in zip((*self.own_x, *self.own_y), steps):
-            own = _translated(own, step, [len(step)])
-            owns.append(_translated(own.T, step, [len(step)]).T)
-        return cross, owns
+    def _strips(self, x: _Moved, y: _Moved) -> Iterator[Tensor]:
+        """Cross sums of one teacher layer after the other, about the origins that x and y moved to."""
+        strips = self.cross.split(self.x.sizes)
+        steps, sums = x.step.split(self.x.widths), x.sums.split(self.x.sizes)
+        for strip, step, ones in zip(strips, steps, sums):
+            strip = _translated(strip, self.y.sums, step, [len(step)])
+            yield _translated(strip.T, ones, y.step, self.y.widths).T
 
     def products(self) -> Products:
-        """Inner products of the centred Gram matrices of every pair of layers."""
-        wide_x, wide_y = len(self.shift_x), len(self.shift_y)
-        mean_x = self.shift_x + self.cross[:wide_x, -1] / self.n
-        mean_y = self.shift_y + self.cross[-1, :wide_y] / self.n
-        cross, owns = self._at(mean_x, mean_y)
-        trace = torch.stack([block[-2, -1] for block in owns])
-        means = (*mean_x.split(self.widths_x), *mean_y.split(self.widths_y))
+        """Inner products of the centered Gram matrices of every pair of layers."""
+        n = self.counts[:1]
+        sides = self.x, self.y
+        x, y = (side.moved(-side.sums[side.features] / n, n) for side in sides)
+        inner, dots = [], []
+        for strip in self._strips(x, y):
+            squares = strip[:-1].square().sum(0)[self.y.features].split(self.y.widths)
+            inner.append(torch.stack([part.sum() for part in squares]))
+            dots.append(strip[-1, self.y.norms])
+        own = (*x.own(), *y.own())
+        raw = [side.moved(side.origin, n).sums[side.norms] for side in sides]
         return exact_products(
-            inner=_block_sums(cross[:wide_x, :wide_y].square(), self.widths_x, self.widths_y),
-            dots=cross[wide_x:-1, wide_y:-1],
-            norms=torch.stack([block[:-2, :-2].square().sum() for block in owns]),
-            quartic=torch.stack([block[-2, -2] for block in owns]),
-            trace=trace,
-            raw=trace + self.n * torch.stack([mean.square().sum() for mean in means]),
+            inner=torch.stack(inner),
+            dots=torch.stack(dots),
+            norms=torch.stack([block[:-1, :-1].square().sum() for block in own]),
+            quartic=torch.stack([block[-1, -1] for block in own]),
+            trace=torch.cat([x.sums[self.x.norms], y.sums[self.y.norms]]),
+            raw=torch.cat(raw),
             n=self.n,
             eps=self.eps,
         )
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write to a safetensors file."""
-        tensors = {"cross": self.cross, "shift_x": self.shift_x, "shift_y": self.shift_y}
-        for side, own in (("x", self.own_x), ("y", self.own_y)):
-            tensors |= {f"own_{side}.{i}": block for i, block in enumerate(own)}
-        if len(self.blocks):
-            tensors["blocks_cross"] = torch.stack(self.blocks.cross)
-            tensors["blocks_own"] = torch.stack(self.blocks.own)
-        head = {
-            "dims_x": list(self.dims_x.items()),
-            "dims_y": list(self.dims_y.items()),
-            "groups": self.groups,
-            "block": self.block,
-            "buckets": list(self.blocks.places.items()),
-            "n": self.n,
-            "eps": self.eps,
-        }
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, str(path), metadata={"moments": json.dumps(head)})
 
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> Moments:
-        """Read what `save` wrote; summing goes on as if it had never stopped."""
-        with safe_open(str(path), framework="pt") as file:
-            text = (file.metadata() or {}).get("moments")
-            if text is None:
-                raise InputError(f"Expected a file of moments but {str(path)!r} holds none")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        head = json.loads(text)
-        moments = cls(dict(head["dims_x"]), dict(head["dims_y"]), head["groups"], head["block"])
-        moments.cross = tensors["cross"]
-        moments.shift_x, moments.shift_y = tensors["shift_x"], tensors["shift_y"]
-        moments.own_x = [tensors[f"own_x.{i}"] for i in range(len(moments.dims_x))]
-        moments.own_y = [tensors[f"own_y.{i}"] for i in range(len(moments.dims_y))]
-        moments.blocks.cross = list(tensors.get("blocks_cross", torch.empty(0)))
-        moments.blocks.own = list(tensors.get("blocks_own", torch.empty(0)))
-        moments.blocks.places = {int(bucket): place for bucket, place in head["buckets"]}
-        moments.n, moments.eps = head["n"], head["eps"]
-        return moments
+class _Side:
+    """One model's part: Σ z, and Σ z zᵀ of each layer with itself.
+
+    `features` and `norms` are the places of the x_l and of the |x_l|² in z.
+    """
+
+    def __init__(self, dims: Mapping[str, int]) -> None:
+        self.widths = list(dims.values())
+        self.sizes = [width + 1 for width in self.widths]
+        self.norms = torch.tensor(self.sizes).cumsum(0) - 1
+        plain = torch.ones(sum(self.sizes), dtype=torch.bool)
+        plain[self.norms] = False
+        self.features = plain.nonzero().flatten()
+        self.origin = torch.zeros(sum(self.widths), dtype=torch.float64)
+        self.sums = torch.zeros(sum(self.sizes), dtype=torch.float64)
+        self.own = [torch.zeros(size, size, dtype=torch.float64) for size in self.sizes]
+
+    def start(self, parts: Sequence[Tensor]) -> None:
+        """Take the mean of a batch as the origin."""
+        self.origin.copy_(torch.cat([part.mean(0, dtype=torch.float64) for part in parts]))
+
+    def extended(self, parts: Sequence[Tensor]) -> Tensor:
+        """(n, Σ(d + 1)) z of every sample."""
+        wide = torch.empty(len(parts[0]), sum(self.sizes), dtype=torch.float64)
+        origins = self.origin.split(self.widths)
+        for part, origin, place in zip(parts, origins, wide.split(self.sizes, 1)):
+            moved = torch.sub(part, origin, out=place[:, :-1])
+            torch.sum(moved.square(), 1, out=place[:, -1])
+        return wide
+
+    def moved(self, step: Tensor, n: Tensor) -> _Moved:
+        """These sums as if `step` had been added to every x."""
+        return _Moved(self, step, n)
 
 
-def _extended(layers: Sequence[Tensor]) -> Tensor:
-    """(n, Σd + L + 1): all features, each layer's squared norm, and 1."""
-    norms = torch.stack([features.square().sum(1) for features in layers], 1)
-    return torch.cat([*layers, norms, torch.ones_like(norms[:, :1])], 1)
+class _Moved:
+    """A side's sums as if `step` had been added to every one of its n samples."""
+
+    def __init__(self, side: _Side, step: Tensor, n: Tensor) -> None:
+        self.side, self.step = side, step
+        self.sums = _translated(side.sums[:, None], n, step, side.widths)[:, 0]
+
+    def own(self) -> Iterator[Tensor]:
+        """Each layer's Σ z zᵀ."""
+        side = self.side
+        before, after = side.sums.split(side.sizes), self.sums.split(side.sizes)
+        for own, old, new, step in zip(side.own, before, after, self.step.split(side.widths)):
+            own = _translated(own, old, step, [len(step)])
+            yield _translated(own.T, new, step, [len(step)]).T
 
 
-def _translated(sums: Tensor, step: Tensor, widths: list[int]) -> Tensor:
-    """Rows of Σ z zᵀ as if `step` had been added to every x: |x + d|² = |x|² + 2dᵀx + |d|²."""
-    wide, ones = len(step), sums[-1]
+def _translated(sums: Tensor, ones: Tensor, step: Tensor, widths: Sequence[int]) -> Tensor:
+    """Rows of Σ z wᵀ as if `step` had been added to every x: |x + d|² = |x|² + 2dᵀx + |d|².
+
+    Args:
+        sums: (Σ(d + 1), m) Σ z wᵀ. ones: (m,) Σ w.
+    """
     moved = sums.clone()
-    moved[:wide] += step[:, None] * ones
-    for layer, (part, rows) in enumerate(zip(step.split(widths), sums[:wide].split(widths))):
-        moved[wide + layer] += 2 * part @ rows + part @ part * ones
+    start = 0
+    for part in step.split(list(widths)):
+        end = start + len(part)
+        moved[start:end] += part[:, None] * ones
+        moved[end] += 2 * part @ sums[start:end] + part @ part * ones
+        start = end + 1
     return moved
-
-
-def _block_sums(values: Tensor, widths_x: list[int], widths_y: list[int]) -> Tensor:
-    """(T, S) sums over the block of each pair of layers."""
-    columns = [part.sum(1) for part in values.split(widths_y, dim=1)]
-    rows = torch.stack(columns, 1).split(widths_x)
-    return torch.stack([part.sum(0) for part in rows])

@@ -119,9 +119,11 @@ def register(probe: Probe) -> None:
 
 def standard() -> tuple[Probe, ...]:
     """gapkit's own probes, then the registered ones."""
+    from gapkit.probes.attribution import AttributionProbe
     from gapkit.probes.capacity import CapacityProbe
     from gapkit.probes.linear import LinearProbe
     from gapkit.probes.maps import SimilarityProbe
+    from gapkit.probes.relation import RelationProbe
     from gapkit.probes.response import ResponseProbe
     from gapkit.probes.slices import SliceProbe
 
@@ -129,6 +131,8 @@ def standard() -> tuple[Probe, ...]:
         ResponseProbe(),
         SimilarityProbe(),
         LinearProbe(),
+        RelationProbe(),
+        AttributionProbe(),
         CapacityProbe(),
         SliceProbe(),
     )

@@ -56,15 +56,24 @@ def reduced(
     >>> reduced(torch.tensor([[[1.0], [3.0], [9.0]]]), "gap", mask=torch.tensor([[1, 1, 0]]))
     tensor([[2.]])
     """
+    features = _vectors(output, reduce, mask, channels_first)
+    homes = [part.untyped_storage().data_ptr() for part in (features, output)]
+    return features.clone() if homes[0] == homes[1] else features
+
+
+def _vectors(
+    output: Tensor, reduce: str, mask: Tensor | None, channels_first: bool | None
+) -> Tensor:
+    """What `reduced` gives, possibly a view of the output."""
     output = output.detach().to(torch.float32)
     if output.ndim < 2:
         raise InputError(f"Expected a layer output of at least 2 dimensions but got {output.ndim}")
     tokens = output.ndim == 3 and not channels_first
     if reduce == "tokens" and tokens:
         fits = mask is not None and mask.shape == output.shape[:2]
-        return output[mask != 0] if fits else output.flatten(0, 1).clone()  # type: ignore[operator]
+        return output[mask != 0] if fits else output.flatten(0, 1)  # type: ignore[operator]
     if reduce != "tokens" and (output.ndim == 2 or reduce == "flatten"):
-        return output.flatten(1).clone()
+        return output.flatten(1)
     if reduce in TOKEN_REDUCES and not tokens:
         raise InputError(
             f"Expected tokens (samples, tokens, width) for reduce={reduce!r} "
@@ -78,14 +87,14 @@ def reduced(
     if reduce in MEANS:
         return maps.flatten(2).mean(2)
     pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[maps.ndim - 3]
-    return pool(maps, int(reduce.partition(":")[2])).flatten(1).clone()
+    return pool(maps, int(reduce.partition(":")[2])).flatten(1)
 
 
 def _pooled_tokens(output: Tensor, reduce: str, mask: Tensor | None) -> Tensor:
     if reduce == "cls":
-        return output[:, 0].clone()
+        return output[:, 0]
     if mask is None:
-        return output[:, -1].clone() if reduce == "last" else output.mean(1)
+        return output[:, -1] if reduce == "last" else output.mean(1)
     weight = (mask != 0).to(output)
     if reduce in MEANS:
         return (output * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)
@@ -114,7 +123,10 @@ class Recorder:
     """Calls a model and keeps reduced outputs of its tapped layers; its hooks live as long as `open`.
 
     In-place layers further on cannot change what was kept: outputs are reduced, or copied, at once.
+    With `keep`, what it returns for the reduced output is kept instead, and nothing is copied.
     """
+
+    keep: Callable[[Tensor], Any] | None = None
 
     def __init__(self, model: nn.Module, layers: Sequence[str], reduce: str, who: str) -> None:
         self.model, self.layers, self.reduce, self.who = bare(model), tuple(layers), reduce, who
@@ -161,7 +173,10 @@ class Recorder:
                     f"Expected one vector or map per sample from the {self.who} at {tap!r} "
                     f"but got {fault}"
                 )
-            self._features[tap] = reduced(tensor, self.reduce, self._mask, self._channels_first)
+            how = self.reduce, self._mask, self._channels_first
+            self._features[tap] = (
+                reduced(tensor, *how) if self.keep is None else self.keep(_vectors(tensor, *how))
+            )
             if self.reduce == "tokens":
                 self._place(tensor, tap)
 

@@ -1,4 +1,4 @@
-"""How alike two representations of the same samples are: CKA, and neighbours and RSA beside it."""
+"""How alike two representations of the same samples are: CKA; neighbors and RSA beside it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import math
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from gapkit.errors import InputError
-from gapkit.probes.hsic import inner_product, is_constant, own_hsic1, scaled_hsic1, u_centered
+from gapkit.probes.hsic import (
+    RELATIVE_ZERO,
+    inner_product,
+    is_constant,
+    own_hsic1,
+    scaled_hsic1,
+    u_centered,
+)
+from gapkit.probes.pairwise import N_NEIGHBORS, distance_ranks, median_distances, neighbors
 
 Features = Tensor | np.ndarray
 
 
 def centered(given: Features, name: str) -> tuple[Tensor | None, int]:
     """Features in float64 without their mean (None when the same for all samples), and n; checked."""
+    if not isinstance(given, Tensor):
+        given = np.require(given, requirements=("C", "W"))  # torch takes no other memory
+        if given.dtype.kind not in "biuf":
+            raise InputError(f"Expected real numbers in {name} but got {given.dtype}")
     tensor = torch.as_tensor(given).detach().cpu()
+    if tensor.is_complex():
+        raise InputError(f"Expected real numbers in {name} but got {tensor.dtype}")
     if tensor.ndim != 2 or 0 in tensor.shape:
         raise InputError(
             f"Expected {name} of shape (samples, features) but got {tuple(tensor.shape)}"
@@ -91,26 +104,32 @@ def cka(x: Features, y: Features, debiased: bool = True) -> float:
     a, b, n = centered_pair(x, y)
     if a is None or b is None or (debiased and n < 4):
         return math.nan
+    a, b = a / a.norm(), b / b.norm()  # fourth powers of very large or small features overflow
     if not debiased:
         return inner_product(a, b) / math.sqrt(inner_product(a, a) * inner_product(b, b))
     scale = math.sqrt(own_hsic1(a) * own_hsic1(b))
     return scaled_hsic1(a, b) / scale if scale > 0 else math.nan
 
 
-def _squared_distances(x: Tensor) -> Tensor:
-    """(n, n) squared Euclidean distances of centred features."""
-    norms = x.square().sum(1)
-    return (norms[:, None] + norms - 2 * x @ x.T).clamp(min=0).fill_diagonal_(0)
-
-
 def rbf_cka(x: Features, y: Features, bandwidth: float = 1.0, debiased: bool = True) -> float:
-    """CKA with Gaussian kernels: like `cka`, but near samples count more than far ones.
+    """Whether samples that are near in one representation are near in the other: CKA, Gaussian kernels.
 
-    The kernel is exp(-d²/(2σ²)), σ = bandwidth · median distance (Kornblith 2019, section 3).
+    `cka` with the kernel exp(-d²/(2σ²)), σ = bandwidth · median distance (Kornblith 2019,
+    1905.00414, section 3). Like `cka` it does not see rotation, shift and scale; far samples all
+    count alike, so it is less ruled by a few large directions. It depends on the bandwidth: towards
+    linear CKA for a large one, and nothing but neighbors for a small one.
+
+    Args:
+        x, y: (n, p) and (n, q) features of the same samples.
+        bandwidth: in median distances.
+        debiased: see `cka`.
 
     Returns:
-        The similarity, 1 for equal features; nan where `cka` is, or when over half of all samples
-        coincide.
+        The similarity in [-1, 1], 1 for equal features and about 0 for unrelated ones; nan for
+        fewer than 4 samples, where `cka` is, or when over half of all pairs of samples coincide.
+
+    Raises:
+        InputError: as `cka`, and unless bandwidth > 0.
 
     >>> x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
     >>> round(rbf_cka(x, 3 * x), 6)
@@ -121,33 +140,38 @@ def rbf_cka(x: Features, y: Features, bandwidth: float = 1.0, debiased: bool = T
     a, b, n = centered_pair(x, y)
     if a is None or b is None or n < 4:
         return math.nan
-    grams = []
-    for part in (a, b):
-        squared = _squared_distances(part)
-        upper = torch.triu_indices(n, n, 1)
-        median = squared[upper[0], upper[1]].median().item()
-        if median == 0:
-            return math.nan
-        gram = torch.exp(-squared / (2 * bandwidth**2 * median))
-        centering = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
-        grams.append(u_centered(gram) if debiased else centering)
-    k, l_ = grams
-    scale = math.sqrt(k.square().sum().item() * l_.square().sum().item())
-    return (k * l_).sum().item() / scale if scale > 0 else math.nan
+    near_x, near_y = median_distances(a), median_distances(b)
+    if near_x is None or near_y is None:
+        return math.nan
+    k, l_ = (torch.exp(near / (-2 * bandwidth**2)) for near in (near_x, near_y))
+    if debiased:
+        k, l_ = u_centered(k), u_centered(l_)
+    else:
+        k, l_ = (gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean() for gram in (k, l_))
+    own = k.square().sum().item(), l_.square().sum().item()
+    if min(own) <= RELATIVE_ZERO * n**2:
+        return math.nan
+    return (k * l_).sum().item() / math.sqrt(own[0] * own[1])
 
 
-def mutual_knn(x: Features, y: Features, k: int = 10) -> float:
-    """Share of each sample's k nearest neighbours that both representations agree on.
+def mutual_knn(x: Features, y: Features, k: int = N_NEIGHBORS) -> float:
+    """Share of each sample's k nearest neighbors that both representations agree on.
 
     Mean over samples of |N_x ∩ N_y| / k with Euclidean distances (Huh 2024, 2405.07987, who
-    normalise features first). Local, so it sees what CKA's large directions hide.
+    normalize features first). Local, so it sees what CKA's large directions hide. It depends on n
+    and k: compare values of the same n and k only. Samples that tie for the last places are
+    neighbors in part, by their chance to be drawn, so that a layer in which many samples coincide
+    does not agree by their order.
+
+    Args:
+        x, y: (n, p) and (n, q) features of the same samples.
 
     Returns:
-        The share in [0, 1]: 1 for equal features, about k/(n-1) for unrelated ones; nan when one
-        side is the same for all samples.
+        The share in [0, 1]: 1 for equal features (less where neighbors tie), k/(n-1) on average
+        for unrelated ones; nan when one side is the same for all samples.
 
     Raises:
-        InputError: unless 1 <= k < n.
+        InputError: as `cka`, and unless 1 <= k < n.
 
     >>> x = torch.arange(6.0)[:, None] ** 2
     >>> mutual_knn(x, -x, k=2)
@@ -158,22 +182,26 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> float:
         raise InputError(f"Expected 1 <= k < {n} samples but got k = {k}")
     if a is None or b is None:
         return math.nan
-    member = []
-    for part in (a, b):
-        nearest = _squared_distances(part).fill_diagonal_(torch.inf).topk(k, largest=False).indices
-        member.append(torch.zeros(n, n).scatter_(1, nearest, 1.0))
-    return ((member[0] * member[1]).sum() / (n * k)).item()
+    return ((neighbors(a, k)[0] * neighbors(b, k)[0]).sum(dtype=torch.float64) / (n * k)).item()
 
 
 def rsa(x: Features, y: Features) -> float:
     """Whether samples that are far apart in one representation are far apart in the other.
 
-    Spearman correlation of all pairwise Euclidean distances (Kriegeskorte 2008,
-    10.3389/neuro.06.004.2008).
+    Representational similarity analysis: Spearman correlation of all pairwise Euclidean distances
+    (Kriegeskorte 2008, 10.3389/neuro.06.004.2008), distances that agree to 7 digits being ties.
+    It does not see rotation, shift and scale. Large distances rule it: two clusters on both sides
+    make it high whatever happens within them.
+
+    Args:
+        x, y: (n, p) and (n, q) features of the same samples.
 
     Returns:
-        The correlation in [-1, 1], 1 for equal features; nan for fewer than 3 samples or when all
-        distances of one side are equal.
+        The correlation in [-1, 1], 1 for equal features, 0 on average for unrelated ones; nan for
+        fewer than 3 samples or when all distances of one side are equal.
+
+    Raises:
+        InputError: as `cka`.
 
     >>> x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
     >>> round(rsa(x, 2 * x + 1), 6)
@@ -182,8 +210,6 @@ def rsa(x: Features, y: Features) -> float:
     a, b, n = centered_pair(x, y)
     if a is None or b is None or n < 3:
         return math.nan
-    upper = np.triu_indices(n, 1)
-    ranks = [stats.rankdata(_squared_distances(part).numpy()[upper]) for part in (a, b)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = distance_ranks(a).centered, distance_ranks(b).centered
+    scale = math.sqrt((first**2).sum() * (second**2).sum())
+    return float((first * second).sum() / scale) if scale > 0 else math.nan

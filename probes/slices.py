@@ -1,193 +1,225 @@
-"""Slices: the score by class and by declared slice, and the slice where the student loses most."""
+"""Slices: the score by class, rarity, difficulty, declared column and crossing, and where the student loses most."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from gapkit.measurement import Curve, Measurement
-from gapkit.probes.interval import (
-    Interval,
-    bonferroni_level,
-    curve,
-    difference_interval,
-    measured,
-    score_interval,
-    undefined,
+from gapkit.probes.cells import Cells
+from gapkit.probes.dimensions import (
+    CLASS,
+    Dimension,
+    crossings,
+    dimensions,
+    largest,
+    same_crossings,
+    same_slices,
 )
+from gapkit.probes.interval import curve, measured, undefined
 from gapkit.probes.probe import Result, Seen, Setting
+from gapkit.probes.slice_table import LEVEL, Answers, Slicing, Table
 
-LEVEL = 0.95
-CLASS = "class"
-TOO_SMALL = 5
-MANY = 50  # values of one dimension beyond which only the worst are reported one by one
+LEAST = 20  # samples of a crossing, and of a slice that can be named the worst
+MOST_CROSSINGS = 200
+CANDIDATES = 10  # slices held against the rest of the split
+MOST_SCORED, FEW_CANDIDATES = 40, 3  # the same for a score that must be computed anew on each slice
+MANY = 50  # slices of one dimension beyond which only the worst are reported one by one
 WORST = 20
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Some samples of a split, and how both models do on them.
+class Worst:
+    """The slice whose gap exceeds that of the rest beyond noise, "" when there is none; and how that was found."""
 
-    Attributes:
-        dimension, value: "class" and "3", or a declared slice's name and value; `group` joins them.
-        n: samples; teacher, student: their scores; gap: teacher minus student, paired.
-    """
-
-    dimension: str
-    value: str
-    n: int
-    teacher: Interval
-    student: Interval
-    gap: Interval
-
-    @property
-    def group(self) -> str:
-        """The slice's name in a Measurement."""
-        return f"{self.dimension}={self.value}"
+    group: str
+    how: str
 
 
 class SliceProbe:
-    """The task's score on every class and declared slice, with intervals that hold for all of them together.
+    """The task's score on every slice and crossing of two, with intervals that hold for all of them together.
 
-    Which slice is the worst, and which of very many classes are listed, is decided on validation (when
-    seen) and reported on test.
+    Quarters, crossings, which of very many slices are listed and which one is the worst are decided on
+    validation (when seen) and reported on test. The worst slice is named only when its gap
+    exceeds the gap of all other samples beyond the price of all looks. A score that is no mean of
+    contributions is computed anew on each slice, the 40 largest at most, and not on crossings.
     """
 
     name = "slices"
 
     def measure(self, seen: Mapping[str, Seen], setting: Setting) -> Iterable[Result]:
         """Scores and paired gaps by slice, the worst slice, and curves by class."""
-        found = {
-            split: _sliced(seen[split], setting)
+        answers = {
+            split: Answers(seen[split], targets, setting.task)
             for split in ("validation", "test")
-            if split in seen and seen[split].targets is not None
+            if split in seen and (targets := _targets(seen[split], setting)) is not None
         }
-        judge = next(iter(found), "")
-        for split, slices in found.items():
-            yield from _report(slices, _listed(found[judge]), split, setting)
-            for of in ("teacher", "student"):
-                yield from _by_class(slices, of, split, setting)
-            if slices:
-                yield _worst(found[judge], slices, judge, split, setting)
+        if not answers:
+            return
+        first = next(iter(answers))
+        train = seen.get("train")
+        found = {
+            split: dimensions(its.seen, seen[first], train, its.targets, setting.task.kind)
+            for split, its in answers.items()
+        }
+        plain, crossed, also = _chosen(found[first], answers[first])
+        judged = answers[first].table(Slicing.of(plain, crossed, also))
+        listed, worst = _listed(judged), _worst(judged, answers[first])
+        for split, its in answers.items():
+            table = judged
+            if split != first:
+                kept = found[split] if setting.task.additive else same_slices(found[split], plain)
+                again = same_crossings(found[split], its.n, crossed)
+                table = its.table(Slicing.of(kept, again, also))
+            yield from _report(table, listed, setting)
+            yield from _by_class(table, setting)
+            yield _reported(worst, table, judged, its)
 
 
-def _sliced(seen: Seen, setting: Setting) -> list[Slice]:
-    """Every slice of a split, measured at the level corrected for their number."""
-    columns = _columns(seen)
-    names = {name: np.unique(column) for name, column in columns.items()}
-    level = bonferroni_level(LEVEL, sum(len(values) for values in names.values()))
-    return [
-        _slice(seen, setting, name, value, np.flatnonzero(columns[name] == value), level)
-        for name, values in names.items()
-        for value in values
-    ]
+def _targets(seen: Seen, setting: Setting) -> Tensor | None:
+    """Targets of the split; for an embedding without any the teacher's own vectors."""
+    kept = setting.task.kind == "embedding" and seen.targets is None
+    return seen.teacher.outputs if kept else seen.targets
 
 
-def _columns(seen: Seen) -> dict[str, np.ndarray]:
-    """The labels, when they are such, as dimension "class"; then the declared slices."""
-    targets, columns = seen.targets, {}
-    if targets is not None and targets.ndim == 1 and not targets.is_floating_point():
-        columns[CLASS] = targets.cpu().numpy()
-    for name, column in seen.slices.items():
-        values = np.asarray(column)
-        values = values.astype(str) if values.dtype == object else values
-        columns[name if name != CLASS else f"slice {CLASS}"] = values
-    return columns
+def _chosen(
+    found: list[Dimension], answers: Answers
+) -> tuple[list[Dimension], list[Dimension], str]:
+    """Slices and crossings to look at on all splits, and what is left out in words."""
+    if answers.task.additive:
+        crossed, left_out = crossings(found, answers.n, LEAST, MOST_CROSSINGS)
+        return found, crossed, f"{left_out} smaller crossings not looked at" if left_out else ""
+    plain, left_out = largest(found, MOST_SCORED)
+    return plain, [], f"{left_out} smaller slices not looked at" if left_out else ""
 
 
-def _slice(
-    seen: Seen, setting: Setting, name: str, value: Any, rows: np.ndarray, level: float
-) -> Slice:
-    groups = None if seen.groups is None else seen.groups[rows]
-    label, index, targets = str(value), torch.from_numpy(rows), seen.targets
-    assert targets is not None
-    try:
-        teacher, student = (
-            np.asarray(setting.task.contributions(shown.outputs[index], targets[index]), float)
-            for shown in (seen.teacher, seen.student)
-        )
-    except ValueError as error:  # a score of the user's own may refuse samples of one class
-        nothing = undefined(f"the score refuses this slice: {error}", len(rows), level)
-        return Slice(name, label, len(rows), nothing, nothing, nothing)
-    scores = score_interval(teacher, level, groups), score_interval(student, level, groups)
-    gap = difference_interval(teacher, student, level, groups)
-    return Slice(name, label, len(rows), *scores, gap)
+def _listed(table: Table) -> dict[str, str]:
+    """Slices reported one by one, and a note on those of a dimension too large for that.
 
-
-def _listed(slices: list[Slice]) -> tuple[set[str], dict[str, int]]:
-    """Groups reported one by one, and the size of each dimension too large for that.
-
-    Of a dimension with more than 50 values the 20 with the lowest student score are listed.
+    Of a dimension (or crossings) of more than 50 slices the 20 with the lowest student score.
     """
-    groups: set[str] = set()
-    large: dict[str, int] = {}
-    for dimension in dict.fromkeys(item.dimension for item in slices):
-        members = [item for item in slices if item.dimension == dimension]
+    notes: dict[str, str] = {}
+    kinds = np.array(table.slicing.kinds)
+    for kind in dict.fromkeys(table.slicing.kinds):
+        members, note = np.flatnonzero(kinds == kind), ""
         if len(members) > MANY:
-            large[dimension] = len(members)
-            members = [item for item in members if not item.student.reason]
-            members = sorted(members, key=lambda item: item.student.value)[:WORST]
-        groups |= {item.group for item in members}
-    return groups, large
+            note = f"one of the {WORST} worst of {len(members)} "
+            note += "crossings" if kind == "crossing" else f"{kind} values"
+            members = members[np.isfinite(table.student.value[members])]
+            order = np.argsort(table.student.value[members], kind="stable")
+            members = members[order[:WORST]]
+        notes |= {table.slicing.groups[index]: note for index in members}
+    return notes
 
 
-def _report(
-    slices: list[Slice], listed: tuple[set[str], dict[str, int]], split: str, setting: Setting
-) -> Iterator[Measurement]:
-    groups, large = listed
-    task = setting.task
-    for item in slices:
-        if item.group not in groups:
+def _report(table: Table, listed: Mapping[str, str], setting: Setting) -> Iterator[Measurement]:
+    score, unit, slicing = setting.task.score_name, setting.task.unit, table.slicing
+    for index, group in enumerate(slicing.groups):
+        if group not in listed:
             continue
-        note = _caution(slices, item.n)
-        if of_many := large.get(item.dimension):
-            note += f"; one of the {WORST} worst of {of_many} {item.dimension} values"
-        for name, of, interval, better in (
-            (task.score_name, "teacher", item.teacher, "higher"),
-            (task.score_name, "student", item.student, "higher"),
-            ("gap", "pair", item.gap, "lower"),
+        n = int(table.gap.n[index])
+        small = f"too small a slice to rely on ({n} samples)" if n < LEAST else ""
+        for name, of, cells, better in (
+            (score, "teacher", table.teacher, "higher"),
+            (score, "student", table.student, "higher"),
+            ("gap", "pair", table.gap, "lower"),
         ):
+            interval = cells[index]
+            flat = "no spread, hence no width" if interval.low == interval.high else ""
+            words = (
+                interval.method,
+                slicing.notes[index],
+                slicing.price,
+                small,
+                flat,
+                listed[group],
+            )
             yield measured(
-                name, of, split, interval, group=item.group, better=better, unit=task.unit,
-                estimator=f"{interval.method}; {note}".removeprefix("; "),
+                name, of, table.split, interval, group=group, better=better, unit=unit,
+                estimator="; ".join(word for word in words if word),
             )  # fmt: skip
 
 
-def _caution(slices: list[Slice], n: int) -> str:
-    """What to know about the interval of one of these slices, n samples large."""
-    small = f"; too small a slice to rely on ({n} samples)" if n < TOO_SMALL else ""
-    return f"level corrected for {len(slices)} slices (Bonferroni){small}"
+def _worst(table: Table, answers: Answers) -> Worst:
+    """The slice whose excess over the rest has the largest lower bound, if that is above zero.
+
+    The ten slices (three, of a score computed anew) with the largest lower bounds of the gap itself
+    are held against their rest.
+    """
+    able = np.flatnonzero(
+        np.isfinite(table.gap.low)
+        & (table.gap.low < table.gap.high)
+        & (table.gap.n >= LEAST)
+        & (table.gap.n <= answers.n - LEAST)
+    )
+    if not len(able):
+        return Worst("", f"no slice and its rest have {LEAST} samples and a score each")
+    most = CANDIDATES if answers.task.additive else FEW_CANDIDATES
+    held = able[np.argsort(-table.gap.low[able], kind="stable")[:most]]
+    parts = [table.slicing.rows_of(index) for index in held]
+    value, low, _ = _excess(table.gap, held, answers, parts)
+    best = int(np.argmax(np.nan_to_num(low, nan=-math.inf)))
+    group, k = table.slicing.groups[held[best]], len(table.slicing.groups)
+    if not low[best] > 0:
+        nearest = f"{group} by {value[best]:.3g}, at least {low[best]:.3g}"
+        return Worst(
+            "",
+            f"none of {k} slices of {table.split} is worse than the rest beyond noise (nearest: {nearest})",
+        )
+    return Worst(
+        group,
+        f"named among {k} slices of {table.split}, {table.slicing.price}: there {value[best]:.3g} "
+        f"more than on all other samples, at least {low[best]:.3g}",
+    )
 
 
-def _worst(
-    judged: list[Slice], slices: list[Slice], judge: str, split: str, setting: Setting
-) -> Measurement:
-    """The paired gap on the slice whose gap is the most certain: the largest lower bound on the judging split."""
-    able = [item for item in judged if item.n >= TOO_SMALL and not item.gap.reason]
-    fields: dict[str, Any] = {"better": "lower", "unit": setting.task.unit}
-    if not able:
-        nothing = undefined(f"no slice has {TOO_SMALL} samples and a score", level=LEVEL)
-        return measured("worst_slice", "pair", split, nothing, **fields)
-    worst = max(able, key=lambda item: (item.gap.low, item.gap.value))
-    here = next((item for item in slices if item.group == worst.group), None)
-    if here is None:
-        nothing = undefined(f"no samples of {worst.group} on this split", level=LEVEL)
-        return measured("worst_slice", "pair", split, nothing, group=worst.group, **fields)
-    how = f"{here.gap.method}; largest lower bound of the gap among {len(judged)} slices "
-    fields["estimator"] = f"{how}of {judge}; {_caution(slices, here.n)}"
-    return measured("worst_slice", "pair", split, here.gap, group=worst.group, **fields)
+def _excess(
+    gaps: Cells, held: np.ndarray, answers: Answers, parts: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gap of the slices `held` minus that of all other samples, and its bounds (MOVER, Zou & Donner 2008)."""
+    others = [np.setdiff1d(np.arange(answers.n), part) for part in parts]
+    rest = answers.gaps(others, gaps.level[held])
+    gap, low, high = gaps.value[held], gaps.low[held], gaps.high[held]
+    value = gap - rest.value
+    return (
+        value,
+        value - np.hypot(gap - low, rest.high - rest.value),
+        value + np.hypot(high - gap, rest.value - rest.low),
+    )
 
 
-def _by_class(slices: list[Slice], of: str, split: Any, setting: Setting) -> Iterator[Curve]:
+def _reported(worst: Worst, table: Table, judged: Table, answers: Answers) -> Measurement:
+    """The gap on the worst slice; on a split that did not choose it, one look: no correction."""
+    fields: dict[str, Any] = {"better": "lower", "unit": answers.task.unit}
+    groups = table.slicing.groups
+    if worst.group not in groups:
+        reason = f"no samples of {worst.group} on this split" if worst.group else worst.how
+        nothing = undefined(reason, level=LEVEL)
+        return measured("worst_slice", "pair", table.split, nothing, group=worst.group, **fields)
+    index = groups.index(worst.group)
+    interval, how = table.gap[index], worst.how
+    if table is not judged:
+        part = table.slicing.rows_of(index)
+        gaps = answers.gaps([part], np.array([LEVEL]))
+        interval = gaps[0]
+        value, low, high = (float(x[0]) for x in _excess(gaps, np.array([0]), answers, [part]))
+        how += f"; on this split one look, hence not corrected: {value:.3g} more [{low:.3g}, {high:.3g}]"
+    fields["estimator"] = f"{interval.method}; {how}"
+    return measured("worst_slice", "pair", table.split, interval, group=worst.group, **fields)
+
+
+def _by_class(table: Table, setting: Setting) -> Iterator[Curve]:
     """All classes in order of their labels; nothing when targets are no labels."""
-    members = [item for item in slices if item.dimension == CLASS]
+    members = [index for index, kind in enumerate(table.slicing.kinds) if kind == CLASS]
     if not members:
         return
-    scores = [item.teacher if of == "teacher" else item.student for item in members]
-    ticks, places = tuple(item.value for item in members), np.arange(len(members))
-    names = {"x_name": CLASS, "y_name": setting.task.score_name}
-    yield curve("by_class", of, split, scores, x=places, ticks=ticks, **names)
+    ticks = tuple(table.slicing.groups[index].removeprefix(f"{CLASS}=") for index in members)
+    places, names = np.arange(len(members)), {"x_name": CLASS, "y_name": setting.task.score_name}
+    for of, cells in (("teacher", table.teacher), ("student", table.student)):
+        points = [cells[index] for index in members]
+        yield curve("by_class", of, table.split, points, x=places, ticks=ticks, **names)

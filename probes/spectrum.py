@@ -12,7 +12,8 @@ from gapkit.errors import InputError
 
 
 def feature_matrix(x: Any, what: str = "features") -> np.ndarray:
-    """Features (n, d) in float64; refused when of another shape, empty or not finite."""
+    """Features (n, d) in float64, from arrays or tensors; refused of another shape, empty, not finite."""
+    x = x.detach().cpu().double() if hasattr(x, "detach") else x  # NumPy has no bfloat16
     x = np.asarray(x, dtype=np.float64)
     if x.ndim != 2 or not x.size:
         raise InputError(f"Expected {what} of shape (samples, features) but got {x.shape}")
@@ -58,20 +59,28 @@ class Basis:
         return (x[:, self.kept] - self.mean) / self.scale @ self.axes
 
 
-def basis_of(x: np.ndarray) -> Basis | None:
-    """The Basis of training features (n, d); None when one is not finite or none varies."""
-    if not np.isfinite(x).all():
-        return None
-    mean, scale = x.mean(0), x.std(0)
+def basis_of(x: np.ndarray) -> Basis:
+    """The Basis of training features (n, d), finite as `feature_matrix` gives them.
+
+    Raises:
+        InputError: when none of them varies.
+    """
+    mean = x.mean(0)
+    z = x - mean
+    scale = np.sqrt(np.einsum("ij,ij->j", z, z) / len(z))
     kept = scale > 1e-9 * (np.abs(mean) + 1e-30) + 1e-30
     if not kept.any():
-        return None
-    mean, scale = mean[kept], scale[kept]
-    z = (x[:, kept] - mean) / scale
-    n, d = z.shape
+        raise InputError("Expected a feature that varies over the training samples but got none")
+    if not kept.all():
+        z, mean, scale = z[:, kept], mean[kept], scale[kept]
+    z /= scale
+    n = len(z)
     values, vectors = _eigen(z)
-    axes = z.T @ vectors / np.sqrt(values * n) if d > n else vectors
-    return Basis(mean, scale, kept, axes, values, z @ axes)
+    if z.shape[1] > n:
+        axes, scores = z.T @ vectors / np.sqrt(values * n), vectors * np.sqrt(values * n)
+    else:
+        axes, scores = vectors, (vectors.T @ z.T).T  # so that scores.T runs along memory
+    return Basis(mean, scale, kept, axes, values, scores)
 
 
 def _eigen(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

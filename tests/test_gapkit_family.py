@@ -91,21 +91,122 @@ def test_sizes_out_of_order_and_builders_of_no_module_are_refused():
         Family(lambda size: "model", [1]).fresh(1, 0)
 
 
-def test_flops_of_linear_and_convolution_are_two_per_multiply_add():
-    assert count_flops(build(3), torch.ones(5, 4)) == 2 * 5 * (4 * 3 + 3 * 2)
-    convolution = nn.Conv2d(2, 3, 3, padding=1)
-    assert count_flops(convolution, torch.ones(5, 2, 8, 8)) == 2 * 5 * 8 * 8 * (2 * 3 * 9)
+N = 5  # samples of a batch
 
 
-def test_flops_of_attention_are_seen():
+class Call(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+@pytest.mark.parametrize(
+    "model, shape, by_hand",
+    [
+        (build(3), (N, 4), 2 * N * (4 * 3 + 3 * 2)),
+        (nn.Conv2d(2, 3, 3, padding=1), (N, 2, 8, 8), 2 * N * 8 * 8 * (2 * 3 * 9)),
+        (nn.Conv2d(2, 3, 3, stride=2, padding=1), (N, 2, 9, 9), 2 * N * 5 * 5 * (2 * 3 * 9)),
+        (nn.Conv2d(4, 6, 3, groups=2), (N, 4, 8, 8), 2 * N * 6 * 6 * (6 * 2 * 9)),
+        (nn.Conv2d(4, 6, 3, dilation=2), (N, 4, 8, 8), 2 * N * 4 * 4 * (6 * 4 * 9)),
+        (nn.Conv1d(4, 6, 3), (N, 4, 8), 2 * N * 6 * (6 * 4 * 3)),
+        (nn.Conv3d(2, 3, 2), (N, 2, 4, 4, 4), 2 * N * 27 * (3 * 2 * 8)),
+        # Each input cell is spread over a kernel: by input, not by output positions.
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), (N, 4, 5, 5), 2 * N * 25 * (4 * 3 * 9)),
+        (nn.Conv2d(2, 3, 3).bfloat16(), (N, 2, 8, 8), 2 * N * 6 * 6 * (2 * 3 * 9)),
+    ],
+)
+def test_flops_of_linear_and_convolution_are_two_per_multiply_add(model, shape, by_hand):
+    assert count_flops(model, torch.ones(shape, dtype=next(model.parameters()).dtype)) == by_hand
+
+
+@pytest.mark.parametrize(
+    "function, shapes, by_hand",
+    [
+        (torch.bmm, [(N, 4, 3), (N, 3, 6)], 2 * N * 4 * 3 * 6),
+        (torch.baddbmm, [(N, 4, 6), (N, 4, 3), (N, 3, 6)], 2 * N * 4 * 3 * 6),
+        (torch.matmul, [(N, 4, 3), (3, 6)], 2 * N * 4 * 3 * 6),
+        (torch.matmul, [(4, 3), (3,)], 2 * 4 * 3),
+        (torch.matmul, [(3,), (3,)], 2 * 3),
+        (torch.addmv, [(4,), (4, 3), (3,)], 2 * 4 * 3),
+        (lambda a, b: torch.einsum("bij,bkj->bik", a, b), [(N, 4, 3), (N, 6, 3)], 2 * N * 72),
+        (lambda a, b: torch.einsum("bi,bj->bij", a, b), [(N, 4), (N, 6)], 0),  # no sum
+        (torch.add, [(N, 4), (N, 4)], 0),
+    ],
+)
+def test_flops_of_products(function, shapes, by_hand):
+    assert count_flops(Call(function), tuple(torch.ones(shape) for shape in shapes)) == by_hand
+
+
+def test_an_embedding_is_a_look_up():
+    assert count_flops(nn.Embedding(10, 4), torch.zeros(N, 3, dtype=torch.long)) == 0
+
+
+def attention_by_hand(queries: int, keys: int, width: int) -> int:
+    """Projections in and out, scores, weighted sum; whatever the number of heads."""
+    projections = 2 * N * width * width * 2 * (queries + keys)
+    return projections + 2 * (2 * N * queries * keys * width)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_flops_of_an_encoder_are_seen_and_masks_save_none(norm_first, masked):
     """The fused paths hide their products from the counter; these are the ones of the formula."""
-    n, tokens, width = 2, 6, 8
-    layer = nn.TransformerEncoderLayer(width, 2, dim_feedforward=16, batch_first=True)
-    projections = 2 * n * tokens * width * (3 * width + width)
-    products = 2 * 2 * n * tokens * tokens * width
-    feed_forward = 2 * 2 * n * tokens * width * 16
-    got = count_flops(layer, torch.ones(n, tokens, width))
-    assert got == projections + products + feed_forward
+    tokens, width, hidden = 6, 8, 16
+    layer = nn.TransformerEncoderLayer(
+        width, 2, dim_feedforward=hidden, batch_first=True, norm_first=norm_first
+    )
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=not norm_first).eval()
+    by_hand = 3 * (attention_by_hand(tokens, tokens, width) + 2 * 2 * N * tokens * width * hidden)
+    view = {"src": torch.ones(N, tokens, width)}
+    if masked:
+        view["src_key_padding_mask"] = torch.arange(tokens).expand(N, tokens) > 3
+    assert count_flops(model, view) == by_hand
+
+
+def test_flops_of_attention_by_itself():
+    class Cross(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+
+        def forward(self, x, memory):
+            return self.attention(x, memory, memory)[0]
+
+    inputs = torch.ones(N, 6, 8), torch.ones(N, 9, 8)
+    assert count_flops(Cross(), inputs) == attention_by_hand(6, 9, 8)
+    heads = torch.ones(N, 2, 6, 4), torch.ones(N, 2, 9, 4), torch.ones(N, 2, 9, 7)
+    got = count_flops(Call(torch.nn.functional.scaled_dot_product_attention), heads)
+    assert got == 2 * N * 2 * 6 * 9 * (4 + 7)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind, gates", [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_flops_of_recurrent_layers(kind, gates, bidirectional, layers):
+    """Every gate multiplies the input and the state at every step; later layers read both directions."""
+    steps, width, hidden, ways = 7, 4, 6, 2 if bidirectional else 1
+    model = kind(width, hidden, layers, bidirectional=bidirectional, batch_first=True)
+    inputs = [width, *[ways * hidden] * (layers - 1)]
+    by_hand = sum(2 * N * steps * ways * gates * hidden * (d + hidden) for d in inputs)
+    assert count_flops(model, torch.ones(N, steps, width)) == by_hand
+
+
+def test_flops_of_a_projected_lstm_and_of_cells():
+    model = nn.LSTM(4, 6, 2, proj_size=3, batch_first=True)
+    step = 4 * 6 * (4 + 3) + 6 * 3 + 4 * 6 * (3 + 3) + 6 * 3
+    assert count_flops(model, torch.ones(N, 7, 4)) == 2 * N * 7 * step
+    assert count_flops(nn.LSTMCell(4, 6), torch.ones(N, 4)) == 2 * N * 4 * 6 * (4 + 6)
+    assert count_flops(nn.GRUCell(4, 6), torch.ones(N, 4)) == 2 * N * 3 * 6 * (4 + 6)
+
+
+def test_wrappers_hide_nothing():
+    compiled = torch.compile(build(3), backend="eager")
+    assert count_flops(compiled, torch.ones(N, 4)) == count_flops(build(3), torch.ones(N, 4))
 
 
 def test_counting_leaves_the_model_and_switches_as_they_were():

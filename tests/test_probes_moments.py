@@ -11,7 +11,8 @@ import torch
 
 from gapkit.errors import InputError
 from gapkit.probes import sums as module
-from gapkit.probes.hsic import MOST_BLOCKS, group_buckets, u_centered
+from gapkit.probes.blocks import MOST_BLOCKS
+from gapkit.probes.hsic import group_buckets, u_centered
 from gapkit.probes.moments import Moments
 from gapkit.probes.sums import BatchHsic, Grams, moment_bytes, start_sums
 
@@ -175,7 +176,7 @@ def test_a_file_without_moments_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(1)}, str(tmp_path / "other.safetensors"))
-    with pytest.raises(InputError, match="Expected a file of moments"):
+    with pytest.raises(InputError, match=r"Expected a file of Moments but .* holds no sums"):
         Moments.load(tmp_path / "other.safetensors")
 
 
@@ -235,7 +236,7 @@ def test_blocks_stay_few_in_a_long_run():
     sums = summed(Moments, xs, ys, [slice(0, 32)] * 700)
     assert 200 < len(sums.blocks) <= MOST_BLOCKS
     total = torch.stack(sums.blocks.cross).sum(0)
-    sums.blocks._halve()
+    sums.blocks._join()
     torch.testing.assert_close(torch.stack(sums.blocks.cross).sum(0), total)
 
 
@@ -329,9 +330,114 @@ def test_estimator_follows_work_and_bytes(monkeypatch):
     assert start_sums(*wide, n=1000, kept=True) is None
     assert isinstance(start_sums(*wide, n=1000, kept=False), Moments)
     sums = Moments(*narrow)
-    held = sum(part.nbytes for part in (sums.cross, *sums.own_x, *sums.own_y))
+    held = sum(part.nbytes for name, part in sums.totals().items() if name != "counts")
     assert moment_bytes(*narrow) == held
     monkeypatch.setattr(module, "BYTE_BUDGET", 1000)
     assert isinstance(start_sums(*narrow, n=10**6, kept=True), BatchHsic)
     assert isinstance(start_sums(*narrow), BatchHsic)
     assert math.isnan(BatchHsic(*narrow).products().biased_cross[0, 0])
+
+
+@pytest.mark.parametrize("kind", [Moments, BatchHsic, "grams"])
+@pytest.mark.parametrize("scale", [1e-18, 1e-4, 0.01, 1e4, 1e20])
+def test_scale_does_not_matter_in_float32(kind, scale):
+    def value(factor: float) -> np.ndarray:
+        xs, ys = features()
+        xs, ys = ({k: (factor * v).float() for k, v in side.items()} for side in (xs, ys))
+        return ratios(Grams(xs, ys) if kind == "grams" else summed(kind, xs, ys, slices(90, 30)))
+
+    assert value(1.0).min() > 0.2
+    np.testing.assert_allclose(value(scale), value(1.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [BatchHsic, "grams"])
+@pytest.mark.parametrize("mean", [100.0, 1000.0])
+def test_products_in_float32_do_not_drown_in_the_mean(kind, mean):
+    xs, ys = features(mean=mean)
+    narrow = [{k: v.float() for k, v in side.items()} for side in (xs, ys)]
+    wide = [{k: v.double() for k, v in side.items()} for side in narrow]
+    got, expected = (
+        ratios(Grams(*pair) if kind == "grams" else summed(kind, *pair, slices(90, 30)))
+        for pair in (narrow, wide)
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_float32_features_whose_mean_drifts_stay_exact():
+    """Sorted data: every batch far from the first one, whose mean is subtracted from all."""
+    xs, ys = features(n=200)
+    drift = torch.arange(200)[:, None] // 20 * 300.0
+    xs = {name: (part + drift).float() for name, part in xs.items()}
+    ys = {name: part.float() for name, part in ys.items()}
+    got = summed(Moments, xs, ys, slices(200, 20)).products().cross[0, 0]
+    expected = hsic1_by_traces(xs["t1"].double().numpy(), ys["s1"].double().numpy())
+    assert got == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [Moments, BatchHsic, "grams"])
+def test_other_number_formats_are_summed_as_they_are(dtype, kind):
+    xs, ys = features()
+    xs = {name: part.to(dtype) for name, part in xs.items()}
+    ys = {name: part.float() for name, part in ys.items()}
+    wide = [{k: v.double() for k, v in side.items()} for side in (xs, ys)]
+    got, expected = (
+        ratios(Grams(*pair) if kind == "grams" else summed(kind, *pair, slices(90, 30)))
+        for pair in ((xs, ys), wide)
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_autocast_and_matmul_precision_do_not_round_products():
+    xs, ys = ({k: v.float() for k, v in side.items()} for side in features(n=200))
+    plain = ratios(summed(BatchHsic, xs, ys, slices(200, 50)))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = ratios(summed(BatchHsic, xs, ys, slices(200, 50)))
+            assert (xs["t1"] @ xs["t1"].T).dtype == torch.bfloat16
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    np.testing.assert_array_equal(cast, plain)
+
+
+@pytest.mark.parametrize("tile", [1, 7, 50, 90, 1000])
+def test_tiles_of_any_size_give_the_same_products(tile):
+    xs, ys = features(mean=5.0)
+    tiled, exact = Grams(xs, ys, tile=tile), summed(Moments, xs, ys, slices(90, 30)).products()
+    for field in ("cross", "own_x", "own_y", "biased_cross", "biased_own_x", "biased_own_y"):
+        np.testing.assert_allclose(getattr(tiled.products(), field), getattr(exact, field), 1e-9)
+    assert tiled.estimator == f"exact Gram matrices in tiles of {min(tile, 90)}"
+
+
+@pytest.mark.parametrize("kind", [Moments, BatchHsic, "grams"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_and_inf_are_refused_with_the_layer(kind, value):
+    xs, ys = features()
+    ys["s2"][7, 1] = value
+    with pytest.raises(InputError, match="nan or inf from the student at 's2'"):
+        Grams(xs, ys) if kind == "grams" else summed(kind, xs, ys, slices(90, 30))
+
+
+def test_layers_without_features_are_refused():
+    with pytest.raises(InputError, match="from the student at 'b' but got none"):
+        Moments({"a": 2}, {"b": 0})
+
+
+def test_large_batches_fall_into_equal_parts():
+    xs, ys = features(n=1300)
+    got = summed(BatchHsic, xs, ys, [slice(0, 1300)])
+    parts = summed(BatchHsic, xs, ys, [slice(0, 434), slice(434, 867), slice(867, 1300)])
+    np.testing.assert_allclose(ratios(got), ratios(parts), rtol=1e-10)
+    assert got.estimator == "HSIC1 summed over batches of 433"
+
+
+def test_far_more_features_than_samples_are_unrelated_only_without_bias():
+    """Murphy 2024: noise of 16,384 features and 64 samples has a biased CKA near 1."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = ({"a": torch.randn(64, 16384, generator=generator)} for _ in range(2))
+    products = Grams(x, y).products()
+    assert products.cka(debiased=False).item() > 0.99
+    assert abs(products.cka().item()) < 0.1
+    assert BatchHsic({"a": 2}, {"a": 2}).products().n == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_rbf_cka_against_sklearn_kernels(bandwidth):
     x, y = related()
     grams = []
     for part in (x, y):
-        sigma = bandwidth * np.median(spatial.distance.pdist(part))
+        sigma = bandwidth * np.quantile(spatial.distance.pdist(part), 0.5, method="lower")
         grams.append(rbf_kernel(part, gamma=1 / (2 * sigma**2)))
 
     def cosine(k, l_):
@@ -87,10 +88,9 @@ def test_rbf_cka_against_sklearn_kernels(bandwidth):
 
     biased = cosine(*(KernelCenterer().fit_transform(gram) for gram in grams))
     assert 0.1 < biased < 0.98
-    # the median of an even number of distances is torch's lower one
-    assert rbf_cka(x, y, bandwidth, debiased=False) == pytest.approx(biased, rel=1e-3)
+    assert rbf_cka(x, y, bandwidth, debiased=False) == pytest.approx(biased, rel=1e-10)
     free = cosine(*(u_center(gram) for gram in grams))
-    assert rbf_cka(x, y, bandwidth) == pytest.approx(free, rel=1e-2)
+    assert rbf_cka(x, y, bandwidth) == pytest.approx(free, rel=1e-10)
 
 
 def test_procrustes_against_scipy():
@@ -129,11 +129,55 @@ def test_mutual_knn_against_sklearn():
     assert mutual_knn(x, y, k=7) == pytest.approx(np.mean(shared), rel=1e-6)
 
 
+def test_neighbors_that_tie_count_by_their_chance_to_be_drawn():
+    """A plain loop over all ways to break the ties of a sample on few integer positions."""
+    rng = np.random.default_rng(3)
+    x, y = (rng.integers(0, 3, size=(8, 1)).astype(float) for _ in range(2))
+    shared = []
+    for i in range(8):
+        ways = []
+        for part in (x, y):
+            distance = np.abs(part[:, 0] - part[i, 0])
+            others = [j for j in range(8) if j != i]
+            last = sorted(distance[others])[2]
+            sets = itertools.combinations(others, 3)
+            ways.append(
+                [
+                    set(drawn)
+                    for drawn in sets
+                    if distance[list(drawn)].max() <= last
+                    and all(distance[j] >= last for j in others if j not in drawn)
+                ]
+            )
+        shared.append(np.mean([len(a & b) / 3 for a in ways[0] for b in ways[1]]))
+    assert len(ways[0]) > 1
+    assert mutual_knn(x, y, k=3) == pytest.approx(np.mean(shared), rel=1e-6)
+
+
+def test_layers_of_few_different_rows_do_not_agree_by_the_order_of_samples():
+    rng = np.random.default_rng(0)
+    x, y = (np.repeat(np.eye(2), 100, 0)[rng.permutation(200)] for _ in range(2))
+    assert mutual_knn(x, y) == pytest.approx(10 / 199, abs=0.02)
+    assert mutual_knn(x, x) == pytest.approx(10 / 99, rel=1e-6)
+    assert rsa(x, x) == pytest.approx(1)
+
+
 def test_rsa_against_scipy():
     x, y = related()
     expected = stats.spearmanr(spatial.distance.pdist(x), spatial.distance.pdist(y)).statistic
     assert 0.2 < expected < 0.95
     assert rsa(x, y) == pytest.approx(expected, rel=1e-6)
+
+
+def test_rsa_with_ties_and_duplicate_rows_against_scipy():
+    x, y = related()
+    x, y = np.repeat(x.round(), 2, 0), np.repeat(y.round(1), 2, 0)
+    near = spatial.distance.pdist(x)
+    assert len(np.unique(near.round(9))) < len(near) / 2
+    expected = stats.spearmanr(near.round(9), spatial.distance.pdist(y).round(9)).statistic
+    assert 0.2 < expected < 0.95
+    assert rsa(x, y) == pytest.approx(expected, rel=1e-6)
+    assert rsa(100 + 3 * x @ rotation(5), y) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -176,7 +220,7 @@ def test_more_features_than_samples_fool_only_the_biased_form():
     assert abs(cka(x, y)) < 5 * math.sqrt(2 / (64 * 61))
 
 
-def test_one_large_direction_dominates_cka_but_not_neighbours_of_all():
+def test_one_large_direction_dominates_cka_but_not_neighbors_of_all():
     """Davari 2022: the information is the same, the value is not; hence a second measure."""
     x = np.random.default_rng(0).normal(size=(2000, 50))
     scaled = x.copy()
@@ -185,7 +229,7 @@ def test_one_large_direction_dominates_cka_but_not_neighbours_of_all():
     assert procrustes(x, scaled) > cka(x, scaled) + 0.2
 
 
-def test_unrelated_neighbours_agree_by_chance():
+def test_unrelated_neighbors_agree_by_chance():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(500, 5)), rng.normal(size=(500, 5))
     assert mutual_knn(x, y) == pytest.approx(10 / 499, abs=0.006)
@@ -202,6 +246,44 @@ def test_constant_features_are_nan_without_a_warning(value, dtype):
         assert math.isnan(measure(same, x))
         assert math.isnan(measure(x, same))
     assert hsic1(same, x) == 0
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_duplicate_rows_are_nothing_special(name):
+    x, y = (np.repeat(part, 2, 0) for part in related(30))
+    value = MEASURES[name](x, y)
+    assert 0.1 < value < 0.999
+    order = np.random.default_rng(1).permutation(60)
+    assert MEASURES[name](x[order], y[order]) == pytest.approx(value, rel=1e-6)
+    same = np.repeat(x[:1], 60, 0)
+    assert math.isnan(MEASURES[name](same, y))
+
+
+def test_over_half_of_all_pairs_coinciding_leaves_no_bandwidth():
+    x, y = related()
+    x[15:] = x[0]
+    assert math.isnan(rbf_cka(x, y))
+    assert math.isfinite(cka(x, y))
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e30, 1e100])
+@pytest.mark.parametrize("name", MEASURES)
+def test_sizes_far_from_1_change_nothing(name, scale):
+    x, y = related()
+    plain = MEASURES[name](x, y)
+    assert MEASURES[name](scale * x, y) == pytest.approx(plain, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_number_formats_may_differ(name):
+    x, y = related()
+    plain = MEASURES[name](x, y)
+    coarse = torch.tensor(x).half(), torch.tensor(y).bfloat16()
+    assert MEASURES[name](*coarse) == pytest.approx(plain, abs=0.02)
+    assert MEASURES[name](*(part.double() for part in coarse)) == MEASURES[name](*coarse)
+    assert MEASURES[name](x[::-1], y[::-1]) == pytest.approx(plain, rel=1e-9)
+    x.flags.writeable = False
+    assert MEASURES[name](x, y) == plain
 
 
 def test_too_few_samples_are_nan():
@@ -235,6 +317,16 @@ def test_what_does_not_fit_is_refused():
         cka(x[:, 0], y)
     with pytest.raises(InputError, match=r"y of shape \(samples, features\) but got \(0, 4\)"):
         cka(x, y[:0])
+    with pytest.raises(InputError, match=r"x of shape \(samples, features\) but got \(60, 0\)"):
+        rsa(x[:, :0], y)
+    with pytest.raises(InputError, match="real numbers in x but got torch"):
+        cka(torch.tensor(x) + 1j, y)
+    with pytest.raises(InputError, match="real numbers in y but got <U1"):
+        cka(x, np.full((60, 2), "a"))
+    with pytest.raises(InputError, match="finite features in x but got nan or inf"):
+        mutual_knn(x * np.inf, y)
+    with pytest.raises(InputError, match="1 <= k < 1 samples"):
+        mutual_knn(x[:1], y[:1])
     y[3, 1] = np.nan
     with pytest.raises(InputError, match="finite features in y"):
         procrustes(x, y)
