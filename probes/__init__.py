@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gapkit.probes.importance import importance_weights
-    from gapkit.probes.layer_map import cka_map, from_moments
-    from gapkit.probes.layer_sums import layer_sums
+    from gapkit.probes.layer_map import cka_map, from_moments, layer_sums
     from gapkit.probes.linear import linear_probe, multilabel_probe, regression_probe
     from gapkit.probes.maps import similarity_map
     from gapkit.probes.matching import LayerMatching, match_layers
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "importance": ("importance_weights",),
-    "layer_map": ("cka_map", "from_moments"),
-    "layer_sums": ("layer_sums",),
+    "layer_map": ("cka_map", "from_moments", "layer_sums"),
     "linear": ("linear_probe", "multilabel_probe", "regression_probe"),
     "maps": ("similarity_map",),
     "matching": ("LayerMatching", "match_layers"),

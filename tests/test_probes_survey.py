@@ -147,7 +147,7 @@ def test_notes_say_what_was_chosen_left_out_and_summed():
         "train: 60 samples, features of all kept, reduce gap, layer sums: exact sums in one pass"
     )
     wide = survey(teacher=net(200), student=net(200, 1)).notes
-    assert wide[4].endswith("layer sums: exact Gram matrices")
+    assert wide[4].endswith("layer sums: exact Gram matrices in tiles of 120")
     wanted = survey(layers=["1"], splits=("test",)).notes
     assert wanted[0] == "teacher: 1 layers (as asked): 1"
     assert wanted[2].endswith("layer sums: exact sums in one pass")
