@@ -311,6 +311,7 @@ def test_wide_layers_use_gram_matrices_or_batches(monkeypatch):
     from gapkit.probes import sums
 
     monkeypatch.setattr(sums, "BYTE_BUDGET", 1000)
+    monkeypatch.setattr(sums, "GRAM_WORK", 0)
     seen = look(None, wide, wide, layers, untrained=wide)
     assert isinstance(seen.moments, BatchHsic)
     assert isinstance(seen.untrained_moments, BatchHsic)
