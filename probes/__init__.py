@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gapkit.probes.importance import importance_weights
-    from gapkit.probes.layer_map import cka_map, from_moments
+    from gapkit.probes.layer_map import cka_map, from_moments, layer_sums
     from gapkit.probes.linear import linear_probe, multilabel_probe, regression_probe
     from gapkit.probes.maps import similarity_map
     from gapkit.probes.matching import LayerMatching, match_layers
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "importance": ("importance_weights",),
-    "layer_map": ("cka_map", "from_moments"),
+    "layer_map": ("cka_map", "from_moments", "layer_sums"),
     "linear": ("linear_probe", "multilabel_probe", "regression_probe"),
     "maps": ("similarity_map",),
     "matching": ("LayerMatching", "match_layers"),
@@ -43,6 +43,7 @@ __all__ = [
     "cka_map",
     "from_moments",
     "importance_weights",
+    "layer_sums",
     "linear_probe",
     "match_layers",
     "measure",

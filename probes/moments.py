@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gapkit.probes.hsic import Products, exact_products
-from gapkit.probes.layer_sums import Layers
 from gapkit.probes.shards import Shards
+from gapkit.probes.tally import Layers
 
 BLOCK_ROWS = 256
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gapkit.errors import InputError
-from gapkit.probes.layer_sums import Layers, LayerSums
+from gapkit.probes.tally import Layers, LayerSums
 
 
 class Shards(LayerSums):

@@ -20,9 +20,9 @@ from gapkit.probes.hsic import (
     hsic1_sums,
     sides,
 )
-from gapkit.probes.layer_sums import Layers, LayerSums
 from gapkit.probes.moments import Moments
 from gapkit.probes.shards import Shards
+from gapkit.probes.tally import Layers, LayerSums
 
 BYTE_BUDGET = 2**30
 GRAM_WORK = 1e12

@@ -1,4 +1,4 @@
-"""LayerSums: what every estimator of layer pairs starts from: layers, widths, n, jackknife blocks."""
+"""LayerSums: the tally every estimator of layer pairs starts from: layers, widths, n, jackknife blocks."""
 
 from __future__ import annotations
 
