@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,12 +73,21 @@ def call(model: nn.Module, view: Any) -> Any:
 
 def moved(value: Any, device: torch.device | str) -> Any:
     """Tensors in nested mappings and sequences on the device; everything else as it is."""
+    return mapped(value, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def mapped(value: Any, act: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same nested mappings and sequences anew, each tensor in them as `act` makes it.
+
+    >>> mapped({"x": (torch.ones(2), "name")}, lambda tensor: 2 * tensor)
+    {'x': (tensor([2., 2.]), 'name')}
+    """
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
+        return act(value)
     if isinstance(value, Mapping):
-        return {key: moved(item, device) for key, item in value.items()}
+        return {key: mapped(item, act) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(moved(item, device) for item in value))
+        return type(value)(*(mapped(item, act) for item in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(moved(item, device) for item in value)
+        return type(value)(mapped(item, act) for item in value)
     return value

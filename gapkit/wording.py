@@ -92,10 +92,14 @@ class Wording(Record):
 
     def interval(self, item: Measurement, signed: bool = False, n: bool = True) -> str:
         """ "[low, high], n = …" of a measurement; the level is said when it is not 95 %."""
-        show = self.signed if signed else self.plain
         level = "" if item.level == 0.95 else f" ({item.level * 100:.4g} % interval)"
-        bounds = f"[{show(item.low)}, {show(item.high)}]{level}"
+        bounds = self.bounds(item, signed) + level
         return f"{bounds}, n = {item.n:,}" if n else bounds
+
+    def bounds(self, item: Measurement, signed: bool = False) -> str:
+        """ "[low, high]" of a measurement whose level is said elsewhere."""
+        show = self.signed if signed else self.plain
+        return f"[{show(item.low)}, {show(item.high)}]"
 
     def forecast(self, item: Predicted) -> str:
         """A predicted score with its interval and level."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import itertools
 from collections import Counter
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gapkit.errors import InputError, unknown
-from gapkit.guest import call, guest, moved, seeded
+from gapkit.guest import call, guest, mapped, moved, seeded
 
 WHOLE = "(model)"
 FEWEST_LAYERS = 4
@@ -76,9 +75,12 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def answer(model: nn.Module, view: Any, who: str) -> Any:
-    """The model's answer to its own copy of a view, or an InputError that says what went wrong."""
+    """The model's answer to its own copy of a view, or an InputError that says what went wrong.
+
+    Tensors are cloned: a deep copy of a slice would copy the whole storage that it is a slice of.
+    """
     try:
-        return call(model, copy.deepcopy(view))
+        return call(model, mapped(view, Tensor.clone))
     except InputError:
         raise
     except Exception as error:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from gapkit.measurement import Curve, Measurement
 from gapkit.probes.cells import Cells
@@ -22,7 +21,7 @@ from gapkit.probes.dimensions import (
     same_slices,
 )
 from gapkit.probes.interval import curve, measured, undefined
-from gapkit.probes.probe import Result, Seen, Setting
+from gapkit.probes.probe import Result, Seen, Setting, reference
 from gapkit.probes.slice_table import LEVEL, Answers, Slicing, Table
 
 LEAST = 20  # samples of a crossing, and of a slice that can be named the worst
@@ -57,7 +56,7 @@ class SliceProbe:
         answers = {
             split: Answers(seen[split], targets, setting.task)
             for split in ("validation", "test")
-            if split in seen and (targets := _targets(seen[split], setting)) is not None
+            if split in seen and (targets := reference(seen[split], setting.task)) is not None
         }
         if not answers:
             return
@@ -79,12 +78,6 @@ class SliceProbe:
             yield from _report(table, listed, setting)
             yield from _by_class(table, setting)
             yield _reported(worst, table, judged, its)
-
-
-def _targets(seen: Seen, setting: Setting) -> Tensor | None:
-    """Targets of the split; for an embedding without any the teacher's own vectors."""
-    kept = setting.task.kind == "embedding" and seen.targets is None
-    return seen.teacher.outputs if kept else seen.targets
 
 
 def _chosen(

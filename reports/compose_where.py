@@ -109,7 +109,8 @@ def _classes(results: Results, say: Wording) -> Iterator[Block]:
     rows = tuple(_slices(results, say))
     if rows:
         yield Table(
-            caption="The declared slices with the largest gaps, on test; intervals hold for all slices together.",
+            caption="The slices with the largest gaps, on test (single classes have a figure of their own); "
+            "intervals hold for all slices together.",
             columns=("Slice", "Teacher", "Student", "Gap"),
             rows=rows[:SLICES_SHOWN],
             widths=(1.2, 1.8, 1.8, 2.2),
@@ -138,25 +139,31 @@ def _worst(item: Measurement, say: Wording) -> str:
     if math.isnan(item.value):
         return f"No worst slice can be named: {item.reason}."
     return (
-        f"The slice whose gap to the teacher is the most certain is {item.group}: "
-        f"{say.difference_of(item)}."
+        f"The slice on which the student loses most beyond all other samples is {item.group}: the gap "
+        f"to the teacher there is {say.difference_of(item)}."
     )
 
 
 def _slices(results: Results, say: Wording) -> Iterator[tuple[str, ...]]:
-    """Declared slices (classes have a figure of their own), the largest gap first."""
+    """Slices and crossings (single classes have a figure of their own), the largest gap first."""
     measured = results.measurements
     gaps = [
         item
         for item in measured.find("gap", of="pair", split="test")
-        if item.group and not item.group.startswith("class=") and math.isfinite(item.value)
+        if item.group and not _is_class(item.group) and math.isfinite(item.value)
     ]
     for gap in sorted(gaps, key=lambda item: -item.value):
         scores = [
             one(measured, results.score_name, of, group=gap.group) for of in ("teacher", "student")
         ]
-        cells = [f"{say.score(s.value)} {say.interval(s, n=False)}" if s else "–" for s in scores]
-        yield (gap.group, *cells, say.difference_of(gap))
+        cells = [f"{say.score(s.value)} {say.bounds(s)}" if s else "–" for s in scores]
+        difference = f"{say.difference(gap.value)} {say.bounds(gap, signed=True)}, n = {gap.n:,}"
+        yield (gap.group, *cells, difference)
+
+
+def _is_class(group: str) -> bool:
+    """Whether a slice is one class, no crossing of classes with another dimension."""
+    return group.startswith("class=") and " & " not in group
 
 
 def _together(results: Results) -> str:
@@ -164,7 +171,7 @@ def _together(results: Results) -> str:
     classes = (
         item
         for item in results.measurements.find(results.score_name, of="student", split="test")
-        if item.group.startswith("class=")
+        if _is_class(item.group)
     )
     level = max((item.level for item in classes), default=0.95)
     return (
