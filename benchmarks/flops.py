@@ -1,6 +1,6 @@
 """FLOPs of one forward pass against formulas written by hand: a table, every difference should be 0.
 
-Run it alone: `python benchmarks/flops.py`. Per batch, two per multiply-add; elementwise work counts nothing.
+Per batch, two per multiply-add; elementwise work counts nothing. Run it alone: `python benchmarks/flops.py`.
 """
 
 from __future__ import annotations

@@ -72,7 +72,11 @@ def rows() -> list[tuple]:
     return found
 
 
+def table(found: list[tuple]) -> str:
+    """The rows as Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (HEADS, *found)]
+    return "\n".join([lines[0], "|" + "---|" * len(HEADS), *lines[1:]])
+
+
 if __name__ == "__main__":
-    print(" | ".join(HEADS))
-    for row in rows():
-        print(" | ".join(map(str, row)))
+    print(table(rows()))

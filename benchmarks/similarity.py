@@ -124,10 +124,10 @@ def torch_cka(teacher: nn.Module, student: nn.Module, loader: DataLoader) -> np.
 
 def ckatorch(teacher: nn.Module, student: nn.Module, loader: DataLoader) -> np.ndarray:
     taps = [f"taps.{layer}" for layer in LAYERS]
-    only_inputs = DataLoader(TensorDataset(loader.dataset.tensors[0]), batch_size=BATCH)  # type: ignore[attr-defined]
+    only_inputs = DataLoader(TensorDataset(loader.dataset.tensors[0]), batch_size=BATCH)
     tool = import_module("ckatorch").CKA(
         Flattened(teacher), Flattened(student), taps, taps, "t", "s"
-    )  # type: ignore[arg-type]
+    )
     return tool(only_inputs, epochs=1).numpy()
 
 

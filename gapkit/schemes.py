@@ -54,6 +54,10 @@ def offline(
                 raise InputError("Expected targets for label knowledge but the data gives none")
             total = total + part.weight * task.loss(student, targets)
             continue
+        if task.kind != "classification":
+            raise InputError(
+                f"Expected a classification task for response knowledge {part.loss!r} but got {task.kind}"
+            )
         losses = [
             response_loss(
                 part.loss, student, teacher, temperature=part.temperature, targets=targets

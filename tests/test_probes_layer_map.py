@@ -148,3 +148,17 @@ def test_layers_too_wide_for_exact_sums_are_summed_by_batch(monkeypatch):
     assert not np.array_equal(batched.values, exact.values)
     with pytest.raises(InputError, match="debiased=True for layers this wide"):
         cka_map(net(), net(3, 1), [inputs()], debiased=False)
+
+
+def test_tokens_are_samples_in_groups_of_their_sequence():
+    torch.manual_seed(0)
+    teacher, student = nn.Sequential(nn.Linear(3, 6), nn.Tanh()), nn.Sequential(nn.Linear(3, 2))
+    x = torch.randn(60, 5, 3)
+    found = cka_map(teacher, student, x.split(16), ["1"], ["0"], reduce="tokens")
+    with torch.no_grad():
+        expected = cka(teacher(x).flatten(0, 1), student(x).flatten(0, 1))
+    assert 0.2 < expected < 0.99
+    assert found.n == 300
+    assert found.values[0, 0] == pytest.approx(expected, abs=1e-6)
+    pooled = cka_map(teacher, student, x.split(16), ["1"], ["0"], reduce="mean")
+    assert pooled.n == 60

@@ -72,13 +72,17 @@ def test_the_single_measures_say_what_the_comments_say():
     assert not check.ok
 
 
-def test_the_tree_names_every_file_of_the_packages():
+def test_the_tree_names_every_file_of_every_folder_and_no_other():
+    tree = README.split("## The tree")[1]
+    shown: dict[str, list[str]] = {}
+    for indent, name in re.findall(r"^( *)([\w/]+(?:\.py|/)) ", tree, re.MULTILINE):
+        if not indent:
+            files = shown.setdefault(name.rstrip("/"), [])
+        else:
+            files.append(name)
     for folder in ("gapkit", "probes", "reports", "examples", "benchmarks"):
-        for path in (ROOT / folder).glob("*.py"):
-            if path.name != "__init__.py":
-                assert f"{path.name} " in README, (
-                    f"{folder}/{path.name} is missing in the README's tree"
-                )
+        there = sorted(path.name for path in (ROOT / folder).glob("*.py"))
+        assert shown[folder] == [name for name in there if name != "__init__.py"]
 
 
 def test_every_command_that_is_shown_exists():

@@ -1,0 +1,111 @@
+"""Every kind of task from data to a PDF: measured, diagnosed without controls, reported; training refused."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from pypdf import PdfReader
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import gapkit as gk
+
+N, WIDTH, N_OUT = 240, 8, 3
+
+
+def build(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(WIDTH, width), nn.Tanh(), nn.Linear(width, N_OUT))
+
+
+class PerToken(nn.Module):
+    """The same network on every token."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = build(width)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def trained(model: nn.Module, task, x, targets) -> nn.Module:
+    """The model after some steps on labels, where there are any."""
+    if targets is not None:
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(150):
+            optimizer.zero_grad()
+            task.loss(model(x), targets).backward()
+            optimizer.step()
+    return model
+
+
+def study(kind: str, out) -> gk.Study:
+    draw = torch.Generator().manual_seed(0)
+    shape = (N, 4, WIDTH) if kind == "tokens" else (N, WIDTH)
+    x = torch.randn(*shape, generator=draw)
+    true = torch.tanh(x @ torch.randn(WIDTH, N_OUT, generator=draw))
+    targets = {
+        "multilabel": (true > 0.3).long(),
+        "regression": true,
+        "embedding": None,
+        "tokens": true.argmax(-1),
+    }[kind]
+    if kind == "tokens":
+        targets[torch.rand(N, 4, generator=draw) < 0.3] = -100
+    tasks = {
+        "multilabel": gk.MultiLabel(),
+        "regression": gk.Regression(),
+        "embedding": gk.Embedding(),
+        "tokens": gk.Classification(),
+    }
+    data = TensorDataset(x) if targets is None else TensorDataset(x, targets)
+    make = PerToken if kind == "tokens" else build
+    torch.manual_seed(0)
+    return gk.Study(
+        name=kind,
+        task=tasks[kind],
+        teacher=trained(make(32), tasks[kind], x, targets),
+        student=make(2),
+        data=gk.Data(train=data, validation=data, test=data),
+        family=gk.Family(make, sizes=[2, 8, 32], student=2, teacher=32),
+        recipe=gk.Recipe(epochs=1, batch_size=40, lr=1e-2, knowledge="scratch"),
+        reduce="tokens" if kind == "tokens" else "gap",
+        device="cpu",
+        out=out,
+    )
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "regression", "embedding", "tokens"])
+def test_a_task_of_any_kind_is_measured_and_reported(kind, tmp_path):
+    work = study(kind, tmp_path / "run")
+    found = work.measure()
+    score = work.task.score_name
+    teacher, student = (found.get(score, of=of, split="test") for of in ("teacher", "student"))
+    gap = found.get("gap", of="pair", split="test")
+    assert gap.value == pytest.approx(teacher.value - student.value)
+    assert found.cka.values.shape == (2, 2)
+    assert found.has("agreement", of="pair", split="test")
+    assert found.has("distance_structure", of="pair", split="test")
+    probed = found.has("linear_probe", of="student", split="test")
+    assert probed == (kind != "embedding")
+    if kind == "tokens":
+        assert found.cka.n == N * 4
+        assert "groups" in found.get("kl", of="pair", split="test").estimator
+    verdict = work.diagnose(controls=False)
+    assert verdict.cause == "undetermined"
+    assert teacher.value > found.get("chance", of="pair", split="test").value
+    assert teacher.value > student.value
+    work.report(tmp_path / "gap.pdf")
+    text = PdfReader(io.BytesIO((tmp_path / "gap.pdf").read_bytes())).pages[0].extract_text()
+    assert score.replace("_", " ") in text
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "regression", "embedding"])
+def test_training_for_other_tasks_is_refused_before_anything_is_trained(kind, tmp_path):
+    work = study(kind, tmp_path / "run")
+    for verb in (work.diagnose, work.plan, work.distill):
+        with pytest.raises(gk.InputError, match=f"classification task.*but got {kind}"):
+            verb()
+    assert not (tmp_path / "run" / "trainings").exists()
