@@ -15,7 +15,7 @@ from gapkit.errors import InputError
 from gapkit.probes.interval import Interval, check_level, undefined, unusable
 
 EXACT_FLIPS = 12  # units up to which all 2^n sign patterns are enumerated
-CHUNK = 1_000_000  # random signs held at once
+CHUNK = 1_000_000  # random signs or resampled positions held at once
 
 
 def bootstrap(
@@ -63,6 +63,7 @@ def bootstrap(
             (np.arange(len(members)),),
             of_units,
             n_resamples=n_repeats,
+            batch=max(1, CHUNK // len(members)),
             vectorized=False,
             confidence_level=level,
             method=method,
