@@ -61,7 +61,7 @@ MEASURES = {
         lowest=0.0,
         fewest=N_NEIGHBORS + 1,
         work=_pair_work(200),
-        entry=4,
+        entry=8,
     ),
     "rsa": Measure(
         compare=compare_ranks,
