@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gapkit.guest import call
+from gapkit.guest import call, mapped
 from gapkit.probes.layers import bare
 
 
@@ -175,16 +175,12 @@ def _leaves(value: Any) -> Iterator[Tensor]:
             yield from _leaves(item)
 
 
-def _swapped(value: Any, leaf: Tensor | None, x: Tensor, times: int) -> Any:
+def _swapped(view: Any, leaf: Tensor | None, x: Tensor, times: int) -> Any:
     """A copy of a view with x in the leaf's place, and its other tensors `times` over."""
-    if isinstance(value, Tensor):
-        if value is leaf:
-            return x.to(value.dtype)
-        return value.repeat(times, *[1] * (value.ndim - 1)) if value.ndim else value
-    if hasattr(value, "keys"):
-        return {key: _swapped(value[key], leaf, x, times) for key in value.keys()}  # noqa: SIM118
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_swapped(item, leaf, x, times) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_swapped(item, leaf, x, times) for item in value)
-    return value
+
+    def swap(tensor: Tensor) -> Tensor:
+        if tensor is leaf:
+            return x.to(tensor.dtype)
+        return tensor.repeat(times, *[1] * (tensor.ndim - 1)) if tensor.ndim else tensor
+
+    return mapped(view, swap)

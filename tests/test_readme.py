@@ -8,10 +8,13 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
+
+from gapkit.probes.layer_map import cka_map
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,6 +73,18 @@ def test_the_single_measures_say_what_the_comments_say():
     assert rotated == pytest.approx(1, abs=1e-5)
     assert accuracy > 0.85
     assert not check.ok
+
+
+def test_sums_of_shards_are_those_of_the_whole():
+    torch.manual_seed(0)
+    teacher, student = (nn.Sequential(nn.Linear(4, w), nn.Tanh(), nn.Linear(w, 3)) for w in (8, 5))
+    x = torch.randn(300, 4)
+    shards = [x[:100].split(50), x[100:].split(64)]
+    found: dict = {"teacher": teacher, "student": student, "shards": shards}
+    exec(compile(BLOCKS[2], "README", "exec"), found)
+    whole = cka_map(teacher, student, [x])
+    np.testing.assert_allclose(found["similarity"].values, whole.values, atol=1e-6)
+    assert found["match_layers"](whole).pairs
 
 
 def test_the_tree_names_every_file_of_every_folder_and_no_other():
