@@ -17,7 +17,7 @@ from gapkit.guest import guest, moved, seeded
 from gapkit.probes.moments import Moments
 from gapkit.probes.probe import Observation, Seen
 from gapkit.probes.recorder import Recorder, Shown, check_reduce
-from gapkit.probes.store import Kept, Rows, large_tensor
+from gapkit.probes.store import Kept, Rows, put
 from gapkit.probes.sums import BatchHsic, Grams, start_sums, widths
 from gapkit.task import IGNORED
 
@@ -308,26 +308,3 @@ def same_tokens(one: Shown, two: Shown) -> bool:
         shown.view.get("input_ids") if hasattr(shown.view, "keys") else None for shown in (one, two)
     ]
     return ids[0] is None or ids[1] is None or torch.equal(ids[0].cpu(), ids[1].cpu())
-
-
-def put(
-    whole: Tensor | None, positions: np.ndarray, part: Tensor, n: int, padding: int, what: str
-) -> Tensor:
-    """The tensor of all n samples with a batch put in; made, or its sequences made longer, as needed."""
-    if whole is None:
-        whole = large_tensor((n, *part.shape[1:]), part.dtype, what).fill_(padding)
-    if part.shape[1:] != whole.shape[1:]:
-        sequences = part.ndim == 3 or (part.ndim == 2 and not part.is_floating_point())
-        if not sequences or part.ndim != whole.ndim or part.shape[2:] != whole.shape[2:]:
-            raise InputError(
-                f"Expected {what} of one shape for all samples but got "
-                f"{tuple(whole.shape[1:])} and {tuple(part.shape[1:])}"
-            )
-        if part.shape[1] > whole.shape[1]:
-            longer = large_tensor((n, *part.shape[1:]), part.dtype, what).fill_(padding)
-            longer[:, : whole.shape[1]] = whole
-            whole = longer
-        whole[positions] = padding
-    index = (positions, slice(part.shape[1])) if part.ndim > 1 else positions
-    whole[index] = part
-    return whole

@@ -175,3 +175,26 @@ def large_tensor(shape: tuple[int, ...], dtype: torch.dtype, what: str) -> Tenso
     with tempfile.TemporaryFile() as file:
         raw = np.memmap(file, np.uint8, "w+", shape=(size,))
     return torch.from_numpy(raw).view(dtype).view(shape)
+
+
+def put(
+    whole: Tensor | None, positions: np.ndarray, part: Tensor, n: int, padding: int, what: str
+) -> Tensor:
+    """The tensor of all n samples with a batch put in; made, or its sequences made longer, as needed."""
+    if whole is None:
+        whole = large_tensor((n, *part.shape[1:]), part.dtype, what).fill_(padding)
+    if part.shape[1:] != whole.shape[1:]:
+        sequences = part.ndim == 3 or (part.ndim == 2 and not part.is_floating_point())
+        if not sequences or part.ndim != whole.ndim or part.shape[2:] != whole.shape[2:]:
+            raise InputError(
+                f"Expected {what} of one shape for all samples but got "
+                f"{tuple(whole.shape[1:])} and {tuple(part.shape[1:])}"
+            )
+        if part.shape[1] > whole.shape[1]:
+            longer = large_tensor((n, *part.shape[1:]), part.dtype, what).fill_(padding)
+            longer[:, : whole.shape[1]] = whole
+            whole = longer
+        whole[positions] = padding
+    index = (positions, slice(part.shape[1])) if part.ndim > 1 else positions
+    whole[index] = part
+    return whole

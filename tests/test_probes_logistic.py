@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import log_expit, log_softmax
-from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from gapkit.probes.logistic import (
@@ -16,19 +15,9 @@ from gapkit.probes.logistic import (
     softmax_loss,
 )
 from gapkit.probes.spectrum import basis_of
+from tests.linear_fixtures import digits, standardized
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-
-
-def digits(n: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))[:n]
-    return x[order], y[order]
-
-
-def standardized(x: np.ndarray) -> np.ndarray:
-    kept = x.std(0) > 0
-    return (x[:, kept] - x[:, kept].mean(0)) / x[:, kept].std(0)
 
 
 def objective(logits: np.ndarray, weights: np.ndarray, y: np.ndarray, penalty: float) -> float:

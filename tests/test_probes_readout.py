@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 from sklearn.metrics import balanced_accuracy_score, r2_score
@@ -14,6 +13,7 @@ from gapkit.errors import InputError
 from gapkit.probes.linear_fit import applied, choose, reading_interval
 from gapkit.probes.readout import Classes, LabelSets, Values, r2_contributions
 from gapkit.probes.spectrum import basis_of
+from tests.linear_fixtures import digits, standardized
 
 
 class Loaded(BaseEstimator):
@@ -26,17 +26,6 @@ class Loaded(BaseEstimator):
         away = x - x.mean(0)
         self.covariance_ = away.T @ away / len(x) + self.penalty * np.eye(x.shape[1])
         return self
-
-
-def digits(n: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))[:n]
-    return x[order], y[order]
-
-
-def standardized(x: np.ndarray) -> np.ndarray:
-    kept = x.std(0) > 0
-    return (x[:, kept] - x[:, kept].mean(0)) / x[:, kept].std(0)
 
 
 @pytest.mark.parametrize("width", [64, 500])
