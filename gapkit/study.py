@@ -326,7 +326,9 @@ class Study:
             ("teacher", self._teacher, self.family.teacher),
             ("student", self._student, self.family.student),
         )
-        return [
+        kind = self.task.kind
+        others = [f"Controls train classifiers only: for {kind} this is what measuring can say."]
+        return others * (kind != "classification") + [
             f"The {who} given has {count_parameters(model):,} parameters, size {size} of the family "
             f"{self.family.parameters(size):,}: the controls speak of the latter."
             for who, model, size in pairs

@@ -108,8 +108,14 @@ class Wording(Record):
 
 
 def minus(text: str) -> str:
-    """The text with a true minus sign for a leading hyphen."""
-    return "−" + text[1:] if text.startswith("-") else text
+    """The text with a true minus sign for a leading hyphen, and none for what rounds to 0.
+
+    >>> minus("-1.20"), minus("-0.000")
+    ('−1.20', '0.000')
+    """
+    if not text.startswith("-"):
+        return text
+    return "−" + text[1:] if any(digit in text for digit in "123456789") else text[1:]
 
 
 def number(value: float, unit: str = "") -> str:

@@ -95,6 +95,7 @@ def test_a_task_of_any_kind_is_measured_and_reported(kind, tmp_path):
         assert "groups" in found.get("kl", of="pair", split="test").estimator
     verdict = work.diagnose(controls=False)
     assert verdict.cause == "undetermined"
+    assert any("classifiers only" in note for note in verdict.notes) == (kind != "tokens")
     assert teacher.value > found.get("chance", of="pair", split="test").value
     assert teacher.value > student.value
     work.report(tmp_path / "gap.pdf")
