@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gapkit.answers import predict
 from gapkit.cli import DEMO_BUDGETS
-from gapkit.distiller import predict
 from gapkit.examples.digits import study
 from gapkit.outcome import Training
 from gapkit.probes.interval import mean_interval

@@ -51,6 +51,18 @@ PlanBudget = Annotated[
     ),
 ]
 
+Devices = Annotated[
+    int,
+    typer.Option(
+        "--devices",
+        min=0,
+        help="Processes that train together, one a GPU; batch_size is each one's. Under torchrun: 0.",
+    ),
+]
+Strategy = Annotated[
+    str, typer.Option("--strategy", help="How they train together: ddp, or fsdp on GPUs.")
+]
+
 DEMO_BUDGETS = (36.0, 24.0)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -61,11 +73,15 @@ def run(
     out: Out = None,
     diagnose_budget: DiagnoseBudget = 8,
     plan_budget: PlanBudget = 10,
+    devices: Devices = 0,
+    strategy: Strategy = "ddp",
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Measure, diagnose, plan, distill and report."""
-    _everything(_opened(study, out), diagnose_budget, plan_budget, as_json, dry_run)
+    _everything(
+        _opened(study, out, devices, strategy), diagnose_budget, plan_budget, as_json, dry_run
+    )
 
 
 @app.command()
@@ -82,13 +98,15 @@ def diagnose(
     out: Out = None,
     controls: Controls = True,
     budget: Budget = 8,
+    devices: Devices = 0,
+    strategy: Strategy = "ddp",
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Name why the student fails, with control runs."""
     spend = budget if controls else 0
     _step(
-        _opened(study, out),
+        _opened(study, out, devices, strategy),
         "diagnose",
         as_json,
         dry_run,
@@ -102,12 +120,14 @@ def plan(
     study: StudyFile,
     out: Out = None,
     budget: Budget = 10,
+    devices: Devices = 0,
+    strategy: Strategy = "ddp",
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Propose assistants and stages, or say that none pay."""
     _step(
-        _opened(study, out),
+        _opened(study, out, devices, strategy),
         "plan",
         as_json,
         dry_run,
@@ -118,10 +138,17 @@ def plan(
 
 @app.command()
 def distill(
-    study: StudyFile, out: Out = None, as_json: Json = False, dry_run: DryRun = False
+    study: StudyFile,
+    out: Out = None,
+    devices: Devices = 0,
+    strategy: Strategy = "ddp",
+    as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Carry out the run folder's plan, edited or not."""
-    _step(_opened(study, out), "distill", as_json, dry_run, lambda s: s.distill())
+    _step(
+        _opened(study, out, devices, strategy), "distill", as_json, dry_run, lambda s: s.distill()
+    )
 
 
 @app.command()
@@ -177,14 +204,40 @@ def _gapkit(
 
 
 @contextlib.contextmanager
-def _opened(path: Path, out: Path | None, **arguments: Any) -> Iterator[Study]:
-    """The study of a file. While it is open, what its code prints goes to standard error."""
+def _opened(
+    path: Path, out: Path | None, devices: int = 0, strategy: str = "ddp", **arguments: Any
+) -> Iterator[Study]:
+    """The study of a file. While it is open, what its code prints goes to standard error.
+
+    Of several processes only the first comes out of here; the others train along with it and end.
+    """
     from gapkit.studyfile import blamed, load_study
 
     with contextlib.redirect_stdout(sys.stderr), blamed(path):
         study = load_study(path, out, **arguments)
         study.command = shlex.join(["gapkit", *sys.argv[1:]])
+        if devices > 1 or "LOCAL_RANK" in os.environ:
+            from gapkit.engine import launch
+
+            study.crew = launch(devices, strategy, study.device)
+            if not study.crew.leads:
+                _follow(study)
+            study.device = study.crew.device if study.device.type == "cuda" else study.device
         yield study
+        study.crew.tell(None)
+
+
+def _follow(study: Study) -> None:
+    """Train along with the first process until it sends us home, or is gone."""
+    if study.device.type == "cuda":
+        study.device = study.crew.device
+    try:
+        study.follow()
+    except RuntimeError as error:  # what torch.distributed says when the first process has ended
+        if not any(word in str(error) for word in ("onnection", "peer", "socket")):
+            raise
+        raise typer.Exit(1) from None
+    raise typer.Exit
 
 
 def _step(

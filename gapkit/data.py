@@ -206,16 +206,20 @@ class Data:
         self, split: str, batch_size: int, order: np.ndarray | None = None
     ) -> Iterator[Batch]:
         """The split in batches: in its own order, or in the given order of positions."""
-        rows = _Rows(self.dataset(split), self._of(split))
-        order = np.arange(len(rows)) if order is None else order
-        chunks = [
-            order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)
-        ]
+        order = np.arange(self.size(split)) if order is None else order
+        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        yield from self.chunks(split, chunks)
+
+    def chunks(
+        self, split: str, chunks: Sequence[np.ndarray], pinned: bool = False
+    ) -> Iterator[Batch]:
+        """Batches of the given positions; `pinned` in memory that a GPU reads from directly."""
         loader = DataLoader(
-            rows,
-            batch_sampler=chunks,
+            _Rows(self.dataset(split), self._of(split)),
+            batch_sampler=[chunk.tolist() for chunk in chunks],
             num_workers=self.workers,
             collate_fn=_as_it_is,
+            pin_memory=pinned,
             # Without one, each pass would draw from the user's random state; workers need a new seed.
             generator=None if self.workers else torch.Generator(),
         )
@@ -245,11 +249,8 @@ class Data:
 
     def target(self, raw: Any) -> Any:
         """The targets of a batch; None when the data has none."""
-        if self._views["target"] is not None:
-            return self._views["target"](raw)
-        if isinstance(raw, Mapping):
-            return next((raw[key] for key in TARGET_KEYS if key in raw), None)
-        return raw[1] if isinstance(raw, (tuple, list)) and len(raw) > 1 else None
+        view = self._views["target"]
+        return targets_of(raw) if view is None else view(raw)
 
     def targets(self, split: str) -> Tensor | None:
         """All targets of a split, in its order; None when the data has none."""
@@ -343,6 +344,17 @@ class Data:
             for batch in self.batches(split, 256, chosen):
                 _hash(digest, batch.raw)
         return digest.hexdigest()
+
+
+def targets_of(batch: Any) -> Any:
+    """The targets of a batch: a mapping's "labels" or its like, the second item of a tuple; else None.
+
+    >>> targets_of({"x": 1, "labels": 2}), targets_of((1, 2)), targets_of(1)
+    (2, 2, None)
+    """
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in TARGET_KEYS if key in batch), None)
+    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -9,13 +9,14 @@ from itertools import pairwise
 import numpy as np
 from torch import nn
 
+from gapkit.answers import predict
 from gapkit.comparison import compare
-from gapkit.distiller import predict
 from gapkit.errors import InputError
-from gapkit.losses import names as loss_names
+from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurements
 from gapkit.outcome import Comparison, Outcome, StageResult, Training
-from gapkit.plans import Knowledge, Phase, Plan, Stage, check_plan
+from gapkit.plancheck import check_plan
+from gapkit.plans import Phase, Plan, Stage
 from gapkit.trainings import Trainings
 
 GENTLE_TEMPERATURE = 1.0
@@ -47,7 +48,12 @@ class Execution:
     ) -> None:
         family = trainings.family
         check_plan(
-            plan, family.sizes, family.student, loss_names("response"), trainings.n_checkpoints
+            plan,
+            task=trainings.task,
+            data=trainings.data,
+            sizes=family.sizes,
+            student=family.student,
+            n_checkpoints=trainings.n_checkpoints,
         )
         _check_stages(plan, trainings)
         self.plan, self.trainings, self.measure, self.before = plan, trainings, measure, before
@@ -183,6 +189,8 @@ class Execution:
     def _rivals(self, fraction: float, taught: bool) -> list[tuple[str, tuple, str, float]]:
         """What the plan is held against with the same seeds: scratch as long, scratch and the failing recipe."""
         family, recipe = self.trainings.family, self.trainings.recipe_name
+        if self.trainings.data.targets("train") is None:
+            return []  # labels alone cannot be trained on, and the failing recipe is not known
         scratch = (family.student,)
         direct = (self.trainings.source("teacher").path[0], family.student)
         rivals: list[tuple[str, tuple, str, float]] = []
@@ -196,13 +204,10 @@ class Execution:
 
     def _test(self, training: Training) -> np.ndarray:
         model = self.trainings.model(training).to(self.trainings.device)
-        targets = self.trainings.data.targets("test")
-        if targets is None:
-            raise InputError("Expected targets on test but the data gives none")
         outputs = predict(
             model, self.trainings.data, "test", self.trainings.task, self.trainings.device
         )
-        return self.trainings.task.contributions(outputs, targets)
+        return self.trainings.task.contributions(outputs, self.trainings.reference("test"))
 
 
 def _rank(score: float) -> float:
@@ -229,7 +234,7 @@ def _check_stages(plan: Plan, trainings: Trainings) -> None:
                 source = trainings.family.fresh(sizes[first], 0)
             elif first is not None:
                 source = trainings.source(first).model
-            trainings.check_init(stage, source)
+            trainings.start(stage, trainings.family.fresh(stage.size, 0), source)
 
 
 def gentle(phase: Phase) -> Phase:

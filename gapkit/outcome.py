@@ -22,6 +22,8 @@ class Training(Record):
         epochs, steps, seconds, flops: what it took.
         curve_*: (k,) epoch, mean training loss, validation score at that epoch.
         score: on validation; contributions: (n,) per validation sample.
+        peer_scores: on validation, of the stage's own model and its peers, when it had any.
+        notes: what must be said of it, such as which weights it inherited.
         train_score: on (a bounded sample of) the training split.
         agreement, train_agreement: share of samples where it answers as the study's teacher does,
             on validation and on that sample of train.
@@ -44,6 +46,8 @@ class Training(Record):
     agreement: float
     train_agreement: float
     contributions: Array
+    peer_scores: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
     weights_sha256: str = ""
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Plan, Stage, Phase and Knowledge: what will be trained, by whom and on what. Data only, hand-editable."""
+"""Plan, Stage and Phase: what will be trained, by whom and on what. Data only, hand-editable."""
 
 from __future__ import annotations
 
@@ -6,74 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gapkit.errors import InputError, unknown
+from gapkit.errors import unknown
 from gapkit.family import Size
+from gapkit.knowledge import Knowledge
 from gapkit.record import Record
 
-LayerPairs = tuple[tuple[str, str], ...]
+SCHEMES = ("offline", "dense", "online", "self", "cross_modal")
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Knowledge(Record):
-    """One kind of knowledge in a training objective.
-
-    Attributes:
-        kind: "label" (the task's own loss), "response", "feature" or "relation".
-        loss: a registered loss; "task" for labels.
-        temperature: of response losses, above 0.
-        weight: of this term in the sum, at least 0.
-        layers: (student layer, teacher layer) pairs of a feature loss.
-    """
-
-    kind: Literal["label", "response", "feature", "relation"]
-    loss: str = "task"
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    layers: LayerPairs = ()
-
-    @model_validator(mode="after")
-    def _kind_and_loss_agree(self) -> Knowledge:
-        if (self.kind == "label") != (self.loss == "task"):
-            raise ValueError(
-                f"Expected loss 'task' for labels and a registered loss else but got kind "
-                f"{self.kind!r} with loss {self.loss!r}"
-            )
-        return self
-
-    def __str__(self) -> str:
-        if self.kind == "label":
-            return f"{self.weight:g}·labels"
-        return f"{self.weight:g}·{self.loss}" + (
-            f" τ={self.temperature:g}" if self.kind == "response" else ""
-        )
-
-
-def _response(loss: str, temperature: float, weight: float) -> tuple[Knowledge, ...]:
-    return (
-        Knowledge(kind="response", loss=loss, temperature=temperature, weight=weight),
-        Knowledge(kind="label", weight=round(1 - weight, 6)),
-    )
-
-
-KNOWLEDGE: dict[str, tuple[Knowledge, ...]] = {
-    "scratch": (Knowledge(kind="label"),),
-    "kl4": _response("kl", 4.0, 0.9),
-    "kl1": _response("kl", 1.0, 0.9),
-    "dist1": _response("dist", 1.0, 0.67),
-    "std2": _response("standardized_kl", 2.0, 0.9),
-}
-"""Named mixtures: KL at temperature 4 and 1 (Hinton 2015), DIST (Huang 2022), standardized logits (Sun 2024)."""
-
-
-def knowledge_named(name: str) -> tuple[Knowledge, ...]:
-    """The mixture of that name.
-
-    >>> [str(part) for part in knowledge_named("kl4")]
-    ['0.9·kl τ=4', '0.1·labels']
-    """
-    if name not in KNOWLEDGE:
-        raise unknown("knowledge", name, KNOWLEDGE)
-    return KNOWLEDGE[name]
 
 
 class Predicted(Record):
@@ -119,16 +59,49 @@ class Cost(Record):
 
 
 class Phase(Record):
-    """A stretch of a stage with its own knowledge; `until` is the share of the stage's epochs at its end."""
+    """A stretch of a stage with its own knowledge.
+
+    Attributes:
+        knowledge: what is learned from; temperatures and weights may change linearly over the phase.
+        until: the share of the stage's epochs at its end.
+        sources: those of the stage's that teach in this phase, such as an early checkpoint of the
+            teacher; default all.
+        easiest: the share of samples to begin with, those that the first source is surest of;
+            `easiest_end` at the end of the phase (linearly widening).
+        balance: "fixed" weights, or "gradient": weights are rescaled so that each term's gradient on the
+            student has the share that its weight says; the first term keeps its weight.
+    """
 
     knowledge: tuple[Knowledge, ...] = Field(min_length=1)
     until: float = Field(default=1.0, gt=0, le=1)
+    sources: tuple[str, ...] = ()
+    easiest: float = Field(default=1.0, gt=0, le=1)
+    easiest_end: float | None = Field(default=None, gt=0, le=1)
+    balance: Literal["fixed", "gradient"] = "fixed"
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Phase:
-        if not any(part.weight > 0 for part in self.knowledge):
+        if not any(part.teaches for part in self.knowledge):
             raise ValueError("Expected at least one knowledge with a weight above 0 in a phase")
         return self
+
+    @property
+    def widens(self) -> bool:
+        """Whether it leaves out samples for a while."""
+        return self.easiest < 1 or self.easiest_end not in (None, 1.0)
+
+    def share_at(self, share: float) -> float:
+        """The share of samples when that share of the phase is done."""
+        end = self.easiest if self.easiest_end is None else self.easiest_end
+        return self.easiest + share * (end - self.easiest)
+
+    def __str__(self) -> str:
+        words = " + ".join(map(str, self.knowledge))
+        if self.sources:
+            words += f" from {', '.join(self.sources)}"
+        if self.widens:
+            words += f", easiest {self.share_at(0):.0%} to {self.share_at(1):.0%} of samples"
+        return words + ", balanced by gradients" * (self.balance == "gradient")
 
 
 class Stage(Record):
@@ -139,8 +112,15 @@ class Stage(Record):
         size: of the model that is trained.
         sources: who teaches: "teacher", an earlier stage, "checkpoint:0" (an earlier state of the
             teacher); empty for labels alone.
-        init: "fresh", "student" (from the failing student's weights), "inherit" (from the source).
-        scheme: "offline" today.
+        source_weights: of each source in the mean over sources; default equal.
+        init: "fresh", "student" (from the failing student's weights), "inherit" (from the first source:
+            widths are sliced, blocks dropped, and what fits nowhere stays fresh).
+        scheme: "offline" (stable sources), "dense" (all larger models of a chain, one left out at
+            random per batch), "online" (learns together with `peers`), "self" (its deepest output teaches its
+            `exits`), "cross_modal" (offline, teacher and student seeing different views).
+        peers: sizes that are trained beside it and from each other, for "online"; of those of the
+            stage's own size the best on validation is kept.
+        exits: layers that get an output of their own while it trains, for "self".
         recipe: what differs from the study's recipe, for example {"epochs": 240}.
         phases: knowledge over time; the last one ends at 1.
         seeds: the stage is trained once with each; the best on validation is kept.
@@ -151,8 +131,11 @@ class Stage(Record):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$")
     size: Size
     sources: tuple[str, ...] = ()
+    source_weights: tuple[float, ...] = ()
     init: Literal["fresh", "student", "inherit"] = "fresh"
     scheme: str = "offline"
+    peers: tuple[Size, ...] = ()
+    exits: tuple[str, ...] = ()
     recipe: dict[str, Any] = Field(default_factory=dict)
     phases: tuple[Phase, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
@@ -180,16 +163,57 @@ class Stage(Record):
                 f"Expected the seeds of stage {self.name!r} to differ but got {list(self.seeds)}"
             )
         taught = any(part.kind != "label" for phase in self.phases for part in phase.knowledge)
-        if taught and not self.sources:
+        if taught and not self.sources and not self.peers and not self.exits:
             raise ValueError(
                 f"Expected a source for stage {self.name!r}, whose knowledge needs a teacher"
             )
+        weights = self.source_weights
+        if weights and (len(weights) != len(self.sources) or min(weights) < 0 or not sum(weights)):
+            raise ValueError(
+                f"Expected a weight of 0 or more for each source of stage {self.name!r}, one above 0, "
+                f"but got {list(weights)} for {len(self.sources)}"
+            )
+        for phase in self.phases:
+            strangers = [source for source in phase.sources if source not in self.sources]
+            if strangers:
+                raise ValueError(
+                    f"Expected sources of a phase among those of stage {self.name!r} "
+                    f"({', '.join(self.sources) or 'none'}) but got {strangers[0]!r}"
+                )
+            if phase.widens and not self.sources:
+                raise ValueError(
+                    f"Expected a source for stage {self.name!r}, whose easiest samples a teacher names"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _scheme_fits(self) -> Stage:
+        if self.scheme not in SCHEMES:
+            raise ValueError(str(unknown("scheme", self.scheme, SCHEMES)))
+        for scheme, field in (("online", "peers"), ("self", "exits")):
+            if (self.scheme == scheme) != bool(getattr(self, field)):
+                raise ValueError(
+                    f"Expected {field} for scheme {scheme!r} and for no other but stage {self.name!r} has "
+                    f"scheme {self.scheme!r} and {field} {list(getattr(self, field))}"
+                )
+        if self.scheme == "dense" and len(self.sources) < 2:
+            raise ValueError(
+                f"Expected two sources or more for scheme 'dense' in stage {self.name!r} but got "
+                f"{len(self.sources)}"
+            )
+        if self.scheme == "cross_modal" and not self.sources:
+            raise ValueError(f"Expected a source for scheme 'cross_modal' in stage {self.name!r}")
         return self
 
     @property
     def learns(self) -> str:
         """What the stage learns from, in a few words."""
-        return ", then ".join(" + ".join(map(str, phase.knowledge)) for phase in self.phases)
+        words = ", then ".join(map(str, self.phases))
+        if self.peers:
+            words += f", together with {', '.join(map(str, self.peers))}"
+        if self.exits:
+            words += f", exits at {', '.join(self.exits)}"
+        return words
 
 
 class Alternative(Record):
@@ -247,42 +271,3 @@ class Plan(Record):
     def __str__(self) -> str:
         sizes = " → ".join(str(stage.size) for stage in self.stages)
         return f"Plan for {self.study}: teacher → {sizes}; predicted {self.predicted}; costs {self.cost}"
-
-
-def check_plan(
-    plan: Plan,
-    sizes: tuple[Size, ...],
-    student: Size,
-    losses: tuple[str, ...],
-    n_checkpoints: int = 0,
-) -> None:
-    """Raise InputError, naming all mistakes, when a plan cannot be carried out with this family."""
-    wrong = []
-    for stage in plan.stages:
-        if str(stage.size) not in {str(size) for size in sizes}:
-            wrong.append(str(unknown(f"size for stage {stage.name!r}", stage.size, sizes)))
-        if stage.scheme != "offline":
-            wrong.append(
-                f"Expected scheme 'offline' in stage {stage.name!r} but got {stage.scheme!r}"
-            )
-        for part in (part for phase in stage.phases for part in phase.knowledge):
-            if part.kind not in ("label", "response") or part.layers:
-                wrong.append(
-                    f"Expected knowledge of kind 'label' or 'response', without layers, in stage "
-                    f"{stage.name!r} but got {part.kind!r}: this version carries out no other"
-                )
-            elif part.kind == "response" and part.loss not in losses:
-                wrong.append(str(unknown(f"loss in stage {stage.name!r}", part.loss, losses)))
-        for source in stage.sources:
-            if source.startswith("checkpoint:") and source not in {
-                f"checkpoint:{i}" for i in range(n_checkpoints)
-            }:
-                wrong.append(
-                    f"Expected a teacher checkpoint below {n_checkpoints} in stage {stage.name!r} but got {source!r}"
-                )
-    if str(plan.stages[-1].size) != str(student):
-        wrong.append(
-            f"Expected the last stage to train the student's size {student!r} but got {plan.stages[-1].size!r}"
-        )
-    if wrong:
-        raise InputError("; ".join(wrong))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from gapkit.answers import OUTPUTS, Memory, Source
 from gapkit.data import Data
-from gapkit.distiller import Job, Loop, Source
+from gapkit.distiller import Loop
 from gapkit.errors import unknown
 from gapkit.family import Family, Size, activation_bytes, count_flops, count_parameters
 from gapkit.guest import call, guest, moved, seeded
-from gapkit.plans import Cost, Phase, Stage, knowledge_named
+from gapkit.job import Job
+from gapkit.knowledge import MENUS
+from gapkit.plans import Cost, Phase, Stage
 from gapkit.recipe import Recipe
 from gapkit.record import Record
 from gapkit.task import Task
@@ -41,18 +45,24 @@ class Prices(Record):
         return self.of(size, fraction).student_trainings
 
 
-def training_flops(data: Data, model: nn.Module, sources: Sequence[Source], epochs: int) -> float:
-    """FLOPs of a training: forward and twice that backward; sources once, or every epoch when augmented."""
+def training_flops(
+    data: Data,
+    model: nn.Module,
+    sources: Sequence[Source],
+    epochs: int,
+    kept: Sequence[object] | None = None,
+) -> float:
+    """FLOPs of a training: forward and twice that backward; sources once, or every epoch when not kept."""
     n = data.size("train")
     with seeded(0):
         batch = next(iter(data.batches("train", 1, np.arange(1))))
     raw = moved(batch.raw, _device(model))
     total = 3.0 * epochs * n * count_flops(model, data.student_view(raw))
-    for source in sources:
+    for position, source in enumerate(sources):
         view = data.teacher_view if source.sees == "teacher" else data.student_view
-        passes = 1 if data.augment is None else epochs
+        once = data.augment is None and (kept is None or kept[position] is not None)
         raw = moved(batch.raw, _device(source.model))
-        total += passes * n * count_flops(source.model, view(raw))
+        total += (1 if once else epochs) * n * count_flops(source.model, view(raw))
     return total
 
 
@@ -109,37 +119,35 @@ def _price(
     memory = OPTIMIZER_COPIES * 4 * count_parameters(model) + activation_bytes(model, view)
     memory += 4 * count_parameters(teacher)
     flops = training_flops(data, model, [source], recipe.epochs)
-    knowledge = (
-        knowledge_named("kl4") if task.kind == "classification" else knowledge_named("scratch")
-    )
     stage = Stage(
         name=f"price of {size}",
         size=size,
         sources=("teacher",),
-        phases=(Phase(knowledge=knowledge),),
+        phases=(Phase(knowledge=list(MENUS[task.kind].values())[1]),),
     )
-    outputs = None
-    if data.augment is None:  # cached in a training: a look-up in a table of this shape
+    kept = None
+    if data.augment is None:  # kept in a training: a look-up in a table of this shape
         raw = moved(batch.raw, _device(teacher))
         with guest(teacher), torch.no_grad():
-            row = task.outputs(call(teacher, data.teacher_view(raw))).shape[1:]
-        outputs = (torch.zeros(data.size("train"), *row),)
+            row = task.outputs(call(teacher, data.teacher_view(raw)))[:1].cpu()
+        kept = Memory({OUTPUTS: row.expand(data.size("train"), *row.shape[1:])})
     # Long enough for the warm-up: a schedule refuses to be stepped beyond its end.
     lasting = recipe.with_(epochs=max(recipe.epochs, WARM_UP_STEPS))
-    job = Job(model, stage, lasting, 0, (source,), outputs, Path())
+    job = Job(model, stage, lasting, 0, (source,), (kept,), Path())
     with guest(teacher):
-        step = _seconds_a_step(Loop(job, task, data, device), data)
+        step = _seconds_a_step(Loop(job, task, data, device))
     return Cost(
         flops=flops, seconds=step * recipe.steps(data.size("train")), memory_bytes=int(memory)
     )
 
 
-def _seconds_a_step(loop: Loop, data: Data) -> float:
+def _seconds_a_step(loop: Loop) -> float:
     """Median seconds of a step after the first, loading included; batches as large as a training's."""
-    n, batch_size = data.size("train"), loop.job.recipe.batch_size
-    order = np.resize(np.arange(n), WARM_UP_STEPS * min(n, batch_size))
     ends = []
-    for batch in data.batches("train", min(n, batch_size), order):
-        loop.step(batch, loop.job.stage.phases[0]).item()  # waits for a GPU to be done
+    loop.learner.train()
+    epochs = range(loop.job.recipe.epochs)
+    steps = itertools.chain.from_iterable(loop.steps(epoch) for epoch in epochs)
+    for _ in itertools.islice(steps, WARM_UP_STEPS):
+        loop.pending.values[-1].sum().item()  # waits for a GPU to be done
         ends.append(time.perf_counter())
     return float(np.median(np.diff(ends)))

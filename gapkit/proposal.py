@@ -14,8 +14,9 @@ from pydantic import Field
 from gapkit.family import Size
 from gapkit.forecast import SCRATCH
 from gapkit.gap import ControlRun, Gap
+from gapkit.knowledge import Knowledge
 from gapkit.planner import Choice, Planner, Trial
-from gapkit.plans import Alternative, Cost, Knowledge, Phase, Plan, Predicted, Stage
+from gapkit.plans import Alternative, Cost, Phase, Plan, Predicted, Stage
 from gapkit.prices import Prices
 from gapkit.record import Record
 from gapkit.wording import Wording

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from pydantic import Field
 
-from gapkit import losses
-from gapkit.plans import Cost, Plan, check_plan
+from gapkit.plancheck import check_plan
+from gapkit.plans import Cost, Plan
 from gapkit.prices import Prices, measure_prices
 from gapkit.record import Record
 from gapkit.study import Study
@@ -150,11 +150,16 @@ def _distilling(study: Study, prices: Prices) -> Line:
 
 def _check(study: Study, plan: Plan) -> None:
     """The same refusals as when the plan is carried out."""
-    parts = [part for parts in study.knowledge.values() for part in parts]
-    own = [part.loss for part in parts if part.kind == "response"]
-    known = tuple(dict.fromkeys([*losses.names("response"), *own]))
     family = study.family
-    check_plan(plan, family.sizes, family.student, known, len(study.checkpoints))
+    assert study.knowledge  # registers the recipe's own loss
+    check_plan(
+        plan,
+        task=study.task,
+        data=study.data,
+        sizes=family.sizes,
+        student=family.student,
+        n_checkpoints=len(study.checkpoints),
+    )
     for stage in plan.stages:
         study.recipe.changed(stage.recipe)
 

@@ -8,18 +8,20 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_serializer, field_validator
 
 from gapkit.errors import InputError, unknown
-from gapkit.plans import KNOWLEDGE, Knowledge
+from gapkit.knowledge import MENUS, Knowledge
 from gapkit.record import Record
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("one_cycle", "cosine", "constant")
+NAMES = tuple(dict.fromkeys(name for menu in MENUS.values() for name in menu))
 
 
 class Recipe(Record):
     """How the user trains; controls and plans train the same way unless they say what differs.
 
     Attributes:
-        epochs, batch_size, lr, weight_decay, momentum: as in torch.optim.
+        epochs: passes over train. batch_size: samples of a batch, for each process of several.
+        lr, weight_decay, momentum: as in torch.optim.
         optimizer: "adamw", "adam", "sgd", or a function (parameters, lr) -> torch optimizer.
         schedule: "one_cycle", "cosine", "constant", or a function (optimizer, n_steps) -> scheduler;
             stepped once a batch.
@@ -28,6 +30,10 @@ class Recipe(Record):
             (student logits, teacher logits) -> scalar.
         grad_clip: largest gradient norm; 0 for none.
         precision: as lightning-fabric names it: "32-true", "16-mixed", "bf16-mixed", ...
+        accumulate: batches whose gradients make up one optimizer step. Losses that compare samples
+            (DIST, relation losses, CKA) compare those of each batch.
+        compile: whether the model is compiled (torch.compile) while it trains.
+        top_k: logits of each teacher's answer that the cache keeps, for large vocabularies; None: all.
 
     >>> Recipe(epochs=60, batch_size=100, lr=1e-2).optimizer
     'adamw'
@@ -42,6 +48,9 @@ class Recipe(Record):
     schedule: str | Callable[..., Any] = "one_cycle"
     knowledge: str | tuple[Knowledge, ...] | Callable[..., Any] = "kl4"
     grad_clip: float = Field(default=0.0, ge=0)
+    accumulate: int = Field(default=1, ge=1)
+    compile: bool = False
+    top_k: int | None = Field(default=None, ge=1)
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true"] = (
         "32-true"
     )
@@ -49,7 +58,7 @@ class Recipe(Record):
     @field_validator("optimizer", "schedule", "knowledge")
     @classmethod
     def _known_name(cls, value: Any, info: Any) -> Any:
-        known = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "knowledge": tuple(KNOWLEDGE)}[
+        known = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "knowledge": NAMES}[
             info.field_name
         ]
         if isinstance(value, str) and value not in known:
@@ -79,4 +88,4 @@ class Recipe(Record):
     def steps(self, n_samples: int) -> int:
         """Optimizer steps of one training; a last batch of one sample is joined to none and left out."""
         full, rest = divmod(n_samples, self.batch_size)
-        return self.epochs * max(1, full + (rest > 1))
+        return self.epochs * max(1, -(-(full + (rest > 1)) // self.accumulate))

@@ -1,74 +1,145 @@
-"""Schemes: how one training step turns outputs of student and teachers into a loss."""
+"""Schemes: offline, dense, online, self, cross-modal: how one training step uses knowledge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from gapkit.errors import InputError, unknown
-from gapkit.losses import response_loss
-from gapkit.plans import Knowledge
-from gapkit.task import Task
+from gapkit.errors import unknown
+from gapkit.knowledge import Knowledge
+from gapkit.objective import Gather, Objective, Term
+from gapkit.taps import Answer
+
+
+class Moment(NamedTuple):
+    """What holds for one step.
+
+    Attributes:
+        knowledge: with the temperatures and weights of now.
+        places: which of the stage's sources teach; weights: of each of them, None for equal.
+        draw: random numbers of this step alone.
+        gather: rows of all processes from those of this one; None for a single process.
+    """
+
+    knowledge: tuple[Knowledge, ...]
+    places: tuple[int, ...] = ()
+    weights: tuple[float, ...] | None = None
+    draw: np.random.Generator | None = None
+    gather: Gather | None = None
 
 
 class Scheme(Protocol):
-    """One step's loss: a scalar to minimize."""
+    """One step's loss, term by term."""
 
     def __call__(
         self,
-        task: Task,
-        student: Tensor,
-        teachers: Sequence[Tensor],
+        objective: Objective,
+        learners: Sequence[Answer],
+        teachers: Sequence[Answer],
         targets: Tensor | None,
-        knowledge: Sequence[Knowledge],
-    ) -> Tensor: ...
+        moment: Moment,
+    ) -> list[Term]: ...
 
 
 def offline(
-    task: Task,
-    student: Tensor,
-    teachers: Sequence[Tensor],
+    objective: Objective,
+    learners: Sequence[Answer],
+    teachers: Sequence[Answer],
     targets: Tensor | None,
-    knowledge: Sequence[Knowledge],
-) -> Tensor:
-    """A stable teacher: the weighted sum of the knowledge; several teachers count alike.
+    moment: Moment,
+) -> list[Term]:
+    """Stable teachers: the first learner learns from their weighted mean."""
+    return objective.terms(
+        learners[0],
+        teachers,
+        targets,
+        moment.knowledge,
+        moment.weights,
+        moment.gather,
+        moment.places,
+    )
 
-    student (n, ...), each teacher (n, ...), targets (n, ...); teachers get no gradient.
 
-    >>> from gapkit.plans import knowledge_named
-    >>> from gapkit.task import Classification
-    >>> z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    >>> loss = offline(Classification(), z, [z], torch.tensor([0, 1]), knowledge_named("kl4"))
-    >>> round(loss.item(), 4)  # KL to itself is 0: a tenth of the cross-entropy is left
-    0.022
+def dense(
+    objective: Objective,
+    learners: Sequence[Answer],
+    teachers: Sequence[Answer],
+    targets: Tensor | None,
+    moment: Moment,
+) -> list[Term]:
+    """All larger models of the chain teach; one of them, drawn anew for each batch, is left out.
+
+    Source: Son et al. 2021 (densely guided distillation), arXiv 2009.08825.
     """
-    total: Any = torch.zeros((), device=student.device)
-    for part in knowledge:
-        if part.weight == 0:
-            continue
-        if part.kind == "label":
-            if targets is None:
-                raise InputError("Expected targets for label knowledge but the data gives none")
-            total = total + part.weight * task.loss(student, targets)
-            continue
-        if task.kind != "classification":
-            raise InputError(
-                f"Expected a classification task for response knowledge {part.loss!r} but got {task.kind}"
-            )
-        losses = [
-            response_loss(
-                part.loss, student, teacher, temperature=part.temperature, targets=targets
-            )
-            for teacher in teachers
-        ]
-        total = total + part.weight * torch.stack(losses).mean()
-    return total
+    if moment.draw is None or len(teachers) < 2:
+        return offline(objective, learners, teachers, targets, moment)
+    out = int(moment.draw.integers(len(teachers)))
+    kept = [position for position in range(len(teachers)) if position != out]
+    weights = moment.weights and tuple(moment.weights[position] for position in kept)
+    if weights and not sum(weights):
+        weights = None
+    fewer = moment._replace(places=tuple(moment.places[i] for i in kept), weights=weights)
+    return offline(objective, learners, [teachers[i] for i in kept], targets, fewer)
 
 
-SCHEMES: dict[str, Scheme] = {"offline": offline}
+def online(
+    objective: Objective,
+    learners: Sequence[Answer],
+    teachers: Sequence[Answer],
+    targets: Tensor | None,
+    moment: Moment,
+) -> list[Term]:
+    """Peers learn together: each from the labels and from the mean of the others, and of teachers if any.
+
+    Source: Zhang et al. 2018 (deep mutual learning), arXiv 1706.00384, equations 5 to 8.
+    """
+    found = []
+    for position, learner in enumerate(learners):
+        others = [peer.detached() for place, peer in enumerate(learners) if place != position]
+        terms = objective.terms(
+            learner, [*others, *teachers], targets, moment.knowledge, None, moment.gather
+        )
+        found += [term._replace(name=f"{term.name} of peer {position + 1}") for term in terms]
+    return found
+
+
+def deep_to_shallow(
+    objective: Objective,
+    learners: Sequence[Answer],
+    teachers: Sequence[Answer],
+    targets: Tensor | None,
+    moment: Moment,
+) -> list[Term]:
+    """The deepest output teaches the exits; itself it learns from teachers, or from labels alone.
+
+    Source: Zhang et al. 2019 (be your own teacher), arXiv 1905.08094, equations 4 and 5, without their
+    feature term.
+    """
+    labels = tuple(part for part in moment.knowledge if part.kind == "label")
+    if teachers:
+        found = offline(objective, learners[:1], teachers, targets, moment)
+    else:
+        alone = labels or (Knowledge(kind="label"),)
+        found = objective.terms(
+            learners[0], (), targets, [part.with_(weight=1.0) for part in alone[:1]]
+        )
+    deepest = learners[0].detached()
+    for position, learner in enumerate(learners[1:]):
+        terms = objective.terms(learner, [deepest], targets, moment.knowledge, None, moment.gather)
+        found += [term._replace(name=f"{term.name} of exit {position + 1}") for term in terms]
+    return found
+
+
+SCHEMES: dict[str, Scheme] = {
+    "offline": offline,
+    "dense": dense,
+    "online": online,
+    "self": deep_to_shallow,
+    "cross_modal": offline,  # what differs is the data's two views
+}
 
 
 def scheme_named(name: str) -> Scheme:

@@ -16,17 +16,19 @@ from torch import nn
 
 from gapkit import losses
 from gapkit.controls import Controls, standard_controls
+from gapkit.crew import Crew
 from gapkit.data import Data
 from gapkit.diagnosis import diagnose
-from gapkit.distiller import TrainingFailed
+from gapkit.distiller import Tick, TrainingFailed
 from gapkit.errors import InputError
 from gapkit.execution import Execution
 from gapkit.family import Family, Size, count_parameters
 from gapkit.gap import Gap
+from gapkit.knowledge import MENUS, Knowledge
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome, StageResult, Training
 from gapkit.planner import Trial
-from gapkit.plans import KNOWLEDGE, Knowledge, Plan
+from gapkit.plans import Plan
 from gapkit.preflight import preflight
 from gapkit.prices import Prices, measure_prices
 from gapkit.probes.recorder import check_reduce
@@ -36,6 +38,7 @@ from gapkit.record import Record
 from gapkit.runs import Run, write
 from gapkit.task import Task
 from gapkit.trainings import Trainings
+from gapkit.weights import hash_state, hash_weights, on_device, read_state
 from gapkit.wording import Wording
 
 Heard = Callable[[str, float, float, str], None]
@@ -134,17 +137,18 @@ class Study:
         self.run = Run(out if out is not None else Path("runs") / name)
         self.heard: Heard | None = None
         self.command = ""
+        self.crew = Crew()
         self.outcome: Outcome | None = None
 
     @cached_property
     def knowledge(self) -> dict[str, tuple[Knowledge, ...]]:
         """Name -> knowledge of all arms: the standard ones and the recipe's own."""
-        own = self.recipe.knowledge
+        own, menu = self.recipe.knowledge, MENUS[self.task.kind]
         if isinstance(own, str):
-            return dict(KNOWLEDGE)
+            return dict(menu)
         if callable(own):
             own = (Knowledge(kind="response", loss=registered(own)),)
-        return {"own": tuple(own)} | KNOWLEDGE
+        return {"own": tuple(own)} | menu
 
     @property
     def recipe_name(self) -> str:
@@ -155,7 +159,8 @@ class Study:
     def trainings(self) -> Trainings:
         """Everything trained for this study; opens the run folder, trains a teacher when none is given."""
         self.check()
-        self.run.open(self.identity())
+        if self.crew.leads:
+            self.run.open(self.identity())
         trainings = Trainings(
             self.task,
             self.data,
@@ -165,14 +170,18 @@ class Study:
             knowledge=self.knowledge,
             recipe_name=self.recipe_name,
             device=self.device,
+            crew=self.crew,
         )
-        teacher = self._teacher
-        if teacher is None:
+        teacher, key = self._teacher, ""
+        if teacher is None and self.crew.leads:
             trainings.tick = self._ticks("prepare", 0, 1, f"teacher of size {self.family.teacher}")
             training = trainings.arm((self._teacher_size,), "scratch", self.seed)
-            teacher = trainings.model(training)
+            teacher, key = trainings.model(training), training.key
+        if teacher is None:
+            return trainings  # the first process trains one and says so
         self._teacher = teacher
-        trainings.lend("teacher", on_device(teacher, self.device))
+        trainings.lend("teacher", on_device(teacher, self.device), training=key)
+        trainings.student = self._student
         for position, state in enumerate(self._states):
             trainings.lend(f"checkpoint:{position}", self._earlier(teacher, state, position))
         trainings.tick = None
@@ -220,7 +229,10 @@ class Study:
         trainings = self.trainings
         if self._student is None:
             trainings.tick = self._ticks("prepare", 0, 1, f"student of size {self.family.student}")
-            self._student = trainings.model(self._same_recipe(self.seed))
+            self._check_trains()
+            training = self._same_recipe(self.seed)
+            self._student = trainings.model(training)
+            trainings.trained_here["student"] = training.key
             trainings.tick = None
         trainings.student = self._student
         return self._student
@@ -299,12 +311,21 @@ class Study:
         return gap
 
     def _check_trains(self) -> None:
-        """Controls, plans and stages teach by class probabilities: other tasks are measured only."""
-        if self.task.kind != "classification":
+        """Refuse controls and searches that could not train all of their arms."""
+        if self.recipe_name not in self.knowledge:
             raise InputError(
-                "Expected a classification task for controls, plans and distilling but got "
-                f"{self.task.kind}; measure(), diagnose(controls=False) and report() take any task"
+                f"Expected Recipe(knowledge=...) for a task of {self.task.kind}, one of "
+                f"{', '.join(self.knowledge)} or your own, but got {self.recipe_name!r}"
             )
+        if self.data.targets("train") is None:
+            raise InputError(
+                "Expected targets for controls and plans, which train on labels alone too, but the data "
+                "gives none; measure(), diagnose(controls=False) and distill(plan) need none"
+            )
+
+    def follow(self) -> None:
+        """As one of several processes but the first: train along with it until it is done."""
+        self.trainings.follow()
 
     def _controls(self, budget: float) -> Controls:
         def train(path: tuple[Size, ...], recipe: str, seed: int, fraction: float) -> Training:
@@ -326,9 +347,7 @@ class Study:
             ("teacher", self._teacher, self.family.teacher),
             ("student", self._student, self.family.student),
         )
-        kind = self.task.kind
-        others = [f"Controls train classifiers only: for {kind} this is what measuring can say."]
-        return others * (kind != "classification") + [
+        return [
             f"The {who} given has {count_parameters(model):,} parameters, size {size} of the family "
             f"{self.family.parameters(size):,}: the controls speak of the latter."
             for who, model, size in pairs
@@ -409,7 +428,6 @@ class Study:
 
     def distill(self, plan: Plan | None = None) -> Outcome:
         """Carry out a plan (default: the run folder's, edited or not), measuring after every stage."""
-        self._check_trains()
         before = self.measure()
         if plan is None:
             plan = self.run.load("plan", Plan) or self.plan()
@@ -528,19 +546,11 @@ class Study:
         self._hear(phase, done, total, what)
         self.trainings.tick = self._ticks(phase, done, total, what)
 
-    def _ticks(self, phase: str, done: float, total: float, what: str) -> Callable[[float], None]:
-        return lambda share: self._hear(phase, min(total, done + share), total, what)
+    def _ticks(self, phase: str, done: float, total: float, what: str) -> Tick:
+        def tick(share: float, said: str) -> None:
+            self._hear(phase, min(total, done + share), total, f"{what}: {said}" if said else what)
 
-
-def on_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model itself when it is there already, a copy there else: the user's stays where it was."""
-    tensors = [*model.parameters(), *model.buffers()]
-    if all(
-        tensor.device.type == device.type and device.index in (None, tensor.device.index)
-        for tensor in tensors
-    ):
-        return model
-    return copy.deepcopy(model).to(device)
+        return tick
 
 
 def registered(fn: Callable[..., Any]) -> str:
@@ -556,29 +566,6 @@ def registered(fn: Callable[..., Any]) -> str:
     return name
 
 
-def read_state(state: Any, who: str) -> Mapping[str, Any]:
-    """A state dict, given as one or as the path of a safetensors or weights-only file."""
-    if isinstance(state, (str, Path)):
-        try:
-            state = _loaded(Path(state))
-        except Exception as error:  # a file can be wrong in a dozen ways
-            cause = " ".join(str(error).split())[:200]
-            raise InputError(f"Expected to read {who} from {state} but: {cause}") from None
-    if not isinstance(state, Mapping):
-        raise InputError(
-            f"Expected {who} to be a state dict, or a file that holds one, but got {type(state).__name__}"
-        )
-    return state
-
-
-def _loaded(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _finite(value: Any) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
@@ -590,20 +577,3 @@ def _check_budget(budget: Any) -> None:
 
 def _digest(record: Record) -> str:
     return hashlib.sha256(record.model_dump_json().encode()).hexdigest()
-
-
-def hash_weights(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of a model's state."""
-    return hash_state(model.state_dict())
-
-
-def hash_state(state: Mapping[str, Any]) -> str:
-    """The same over a state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        if isinstance(tensor, torch.Tensor):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-            )
-    return digest.hexdigest()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gapkit.answers import OUTPUTS, Source, answers, feature_names, predict
+from gapkit.checkpoint import Checkpoints
+from gapkit.crew import Crew
 from gapkit.data import Data
-from gapkit.distiller import Job, Loop, Source, predict
+from gapkit.distiller import Loop, Tick, TrainingFailed
 from gapkit.errors import InputError, unknown
 from gapkit.family import Family, Size
 from gapkit.guest import call, guest, seeded
+from gapkit.inherit import inherit
+from gapkit.job import Curve, Job
+from gapkit.knowledge import Knowledge
 from gapkit.outcome import Training
-from gapkit.plans import Knowledge, Phase, Stage
+from gapkit.plans import Phase, Stage
 from gapkit.prices import training_flops
 from gapkit.recipe import Recipe
 from gapkit.runs import Run
 from gapkit.task import Task
+from gapkit.teacher_cache import TeacherCache
+from gapkit.weights import hash_weights
 
 TRAIN_SAMPLES = 2000
 
@@ -38,7 +49,8 @@ class Trainings:
         run: the folder.
         device: where trainings run.
         knowledge: name -> knowledge of the arms; recipe_name: the one that the failing student had.
-        tick: hears the share of the current training that is done.
+        tick: hears the share of the current training that is done, and how it goes.
+        crew: the processes that train together.
     """
 
     def __init__(
@@ -52,19 +64,25 @@ class Trainings:
         knowledge: dict[str, tuple[Knowledge, ...]],
         recipe_name: str = "kl4",
         device: str | torch.device = "cpu",
-        tick: Callable[[float], None] | None = None,
+        tick: Tick | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.task, self.data, self.family, self.recipe = task, data, family, recipe
-        self.run, self.device, self.tick = run, device, tick
+        self.run, self.device, self.tick, self.crew = run, device, tick, crew or Crew()
         self.knowledge, self.recipe_name = knowledge, recipe_name
         self.student: nn.Module | None = None
+        self.trained_here: dict[str, str] = {}
         self._sources: dict[str, Source] = {}
         self._outputs: dict[tuple[str, str], Tensor] = {}
+        self._kept: dict[Path, TeacherCache | None] = {}
+        self._whole: dict[str, TeacherCache] = {}
 
-    def lend(self, key: str, model: nn.Module, sees: Any = "teacher") -> None:
-        """Make a model known as a source: "teacher", "checkpoint:0"."""
+    def lend(self, key: str, model: nn.Module, sees: Any = "teacher", training: str = "") -> None:
+        """Make a model known as a source: "teacher", "checkpoint:0"; `training` when it was trained here."""
         size = self.family.teacher if self.family.teacher is not None else "teacher"
         self._sources[key] = Source(key, (size,), model, sees)
+        if training:
+            self.trained_here[key] = training
 
     @property
     def n_checkpoints(self) -> int:
@@ -81,14 +99,59 @@ class Trainings:
         return self._sources[key]
 
     def outputs(self, key: str, split: str) -> Tensor:
-        """A source's outputs (n, ...) on a split, computed once."""
+        """A source's outputs (n, ...) on a split, computed once; of train those of `sample`."""
+        if (key, split) not in self._outputs and split == "train" and key in self._whole:
+            rows = self._whole[key].rows(self.sample, [OUTPUTS])
+            self._outputs[key, split] = rows[OUTPUTS].float()
         if (key, split) not in self._outputs:
             source = self.source(key)
             source.model.to(self.device)
             self._outputs[key, split] = predict(
-                source.model, self.data, split, self.task, self.device, sees=source.sees
+                source.model,
+                self.data,
+                split,
+                self.task,
+                self.device,
+                sees=source.sees,
+                positions=self.sample if split == "train" else None,
             )
         return self._outputs[key, split]
+
+    @cached_property
+    def sample(self) -> np.ndarray:
+        """Positions of train that are scored after each training: all, or a bounded sample of them."""
+        positions = np.arange(self.data.size("train"))
+        if len(positions) > TRAIN_SAMPLES:
+            rng = np.random.default_rng(0)
+            positions = np.sort(rng.choice(positions, TRAIN_SAMPLES, replace=False))
+        return positions
+
+    def kept(
+        self, key: str, knowledge: Sequence[Knowledge], top_k: int | None
+    ) -> TeacherCache | None:
+        """A source's answers on train from files, made when they are not there.
+
+        None when they take too much room, or change with every batch: the source is then asked anew.
+        """
+        if self.data.augment is not None:
+            return None
+        source, names = self.source(key), feature_names(knowledge)
+        spec = {"source": key, "names": list(names), "top_k": top_k}
+        digest = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:10]
+        folder = self.run.path("answers", f"{_plain(key)}-{digest}")
+        if folder in self._kept:
+            return self._kept[folder]
+        identity = {"weights": hash_weights(source.model), "spec": json.dumps(spec)}
+        ids = self.data.ids("train")
+        found = TeacherCache.open(folder, identity, ids)
+        if found is None and self.crew.leads:
+            source.model.to(self.device)
+            rows = answers(source, self.data, "train", self.task, self.device, names)
+            found = TeacherCache.build(folder, identity, ids, rows, top_k=top_k)
+        self._kept[folder] = found
+        if found is not None and top_k is None:
+            self._whole[key] = found
+        return found
 
     def arm(self, path: Sequence[Size], recipe: str, seed: int, fraction: float = 1.0) -> Training:
         """Train the last size of a path; its prefix is trained first, alike, unless it is there."""
@@ -152,17 +215,51 @@ class Trainings:
         done = self._finished(key)
         if done is not None:
             return done
-        job = self._job(stage, effective, seed, sources, key)
-        curve = Loop(job, self.task, self.data, self.device).run(self.tick)
+        job, said = self._job(stage, effective, seed, sources, key)
+        self._lead(stage, seed, sources, key)
+        curve = Loop(job, self.task, self.data, self.device, self.crew).run(self.tick)
         above = self.source(sources[0]).path if sources else ()
         path = (*above, self.family.known(stage.size))
         fraction = fraction or effective.epochs / self.recipe.epochs
         recipe = recipe or self._recipe_name(stage, path, seed, fraction, key)
         training = self._record(job, curve, key, path)
-        training = training.with_(recipe=recipe, fraction=fraction)
+        training = training.with_(recipe=recipe, fraction=fraction, notes=said)
         self.run.save(f"trainings/{key}/training", training)
-        (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+        Checkpoints(job.folder).clear()
         return training
+
+    def _lead(self, stage: Stage, seed: int, sources: Sequence[str], key: str) -> None:
+        """Have the other processes train along; see `follow`."""
+        self.crew.tell(
+            {
+                "stage": stage.model_dump(mode="json"),
+                "seed": seed,
+                "sources": list(sources),
+                "key": key,
+                "trained_here": self.trained_here,
+            }
+        )
+
+    def follow(self) -> None:
+        """Train along with the first process until it is done; nothing is decided or written here."""
+        while (order := self.crew.hear()) is not None:
+            for key, training in order["trained_here"].items():
+                self._take(key, training)
+            stage = Stage.model_validate(order["stage"])
+            effective = self.recipe.changed(stage.recipe)
+            job, _ = self._job(stage, effective, order["seed"], order["sources"], order["key"])
+            with contextlib.suppress(TrainingFailed):  # the first process says so
+                Loop(job, self.task, self.data, self.device, self.crew).run()
+
+    def _take(self, key: str, training: str) -> None:
+        """Know a model that the first process trained as the teacher or the failing student."""
+        found = self.run.load(f"trainings/{training}/training", Training)
+        if found is None:
+            raise unknown("training", training, ())
+        if key == "student":
+            self.student = self.student or self.model(found)
+        elif key not in self._sources:
+            self.lend(key, self.model(found))
 
     def _recipe_name(
         self, stage: Stage, path: tuple[Size, ...], seed: int, fraction: float, key: str
@@ -184,47 +281,79 @@ class Trainings:
             "size": str(stage.size),
             "init": stage.init,
             "scheme": stage.scheme,
+            "peers": [str(size) for size in stage.peers],
+            "exits": list(stage.exits),
+            "source_weights": list(stage.source_weights),
+            "world": self.crew.world,
             "phases": [phase.model_dump(mode="json") for phase in stage.phases],
             "recipe": recipe.model_dump(mode="json", exclude={"knowledge"}),
             "seed": seed,
             "sources": list(sources),
         }
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:10]
-        size = "".join(char if char.isalnum() else "-" for char in str(stage.size))[:24]
-        return f"{size}-s{seed}-{digest}"
+        return f"{_plain(str(stage.size))[:24]}-s{seed}-{digest}"
 
     def _job(
         self, stage: Stage, recipe: Recipe, seed: int, sources: Sequence[str], key: str
-    ) -> Job:
+    ) -> tuple[Job, tuple[str, ...]]:
+        """The training, and what must be said of its start."""
         known = tuple(self.source(name) for name in sources)
-        outputs = None
-        if self.data.augment is None:
-            outputs = tuple(self.outputs(name, "train") for name in sources)
-        folder = self.run.path("trainings", key)
-        model = self._initial(stage, seed, known)
+        knowledge = tuple(part for phase in stage.phases for part in phase.knowledge)
+        stage = _renamed(stage, sources)
+        kept = tuple(self.kept(name, knowledge, recipe.top_k) for name in sources)
+        model, said = self._initial(stage, seed, known)
         self._check_outputs(model, stage, known)
-        return Job(model, stage, recipe, seed, known, outputs, folder)
+        peers = tuple(
+            self.family.fresh(size, _peer_seed(seed, number))
+            for number, size in enumerate(stage.peers)
+        )
+        surest = None
+        if any(phase.widens for phase in stage.phases):
+            surest = self._surest(known[0])
+        folder = self.run.path("trainings", key)
+        return Job(model, stage, recipe, seed, known, kept, folder, peers, surest), said
 
-    def _initial(self, stage: Stage, seed: int, sources: Sequence[Source]) -> nn.Module:
+    def _surest(self, source: Source) -> np.ndarray:
+        """(n,) positions of train, those first whose answer the source is surest of."""
+        parts = []
+        for _, rows in answers(source, self.data, "train", self.task, self.device):
+            outputs = rows[OUTPUTS].float()
+            if self.task.kind == "multilabel":
+                sure = (outputs.sigmoid() - 0.5).abs().mean(1)
+            else:
+                sure = outputs.softmax(-1).amax(-1)
+            parts.append(sure.flatten(1).mean(1) if sure.ndim > 1 else sure)
+        return np.argsort(-torch.cat(parts).numpy(), kind="stable")
+
+    def _initial(
+        self, stage: Stage, seed: int, sources: Sequence[Source]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """The model that a stage starts from, and what of it was inherited."""
         model = self.family.fresh(stage.size, seed)
         if stage.init == "fresh":
-            return model
-        given = self.check_init(stage, next((source.model for source in sources), None))
-        model.load_state_dict({name: given[name].detach().clone() for name in model.state_dict()})
-        return model
+            return model, ()
+        state, said = self.start(stage, model, next((source.model for source in sources), None))
+        model.load_state_dict(state)
+        return model, said
 
-    def check_init(self, stage: Stage, source: nn.Module | None) -> dict[str, Tensor]:
-        """The state that a stage starts from (the student's, or its source's), refused when it cannot fit.
+    def start(
+        self, stage: Stage, model: nn.Module, source: nn.Module | None
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """The weights that a fresh model takes over from the failing student, or from its source.
 
         Raises:
-            InputError: when there is none, or names and shapes differ from the stage's size.
+            InputError: when there is none to take from, when the student's names and shapes differ, or
+                when nothing of the source fits.
         """
         giver = self.student if stage.init == "student" else source
         if giver is None:
             raise InputError(
                 f"Expected a model to start stage {stage.name!r} from ({stage.init}) but there is none"
             )
-        given, wanted = giver.state_dict(), self.family.fresh(stage.size, 0).state_dict()
+        given, wanted = giver.state_dict(), model.state_dict()
+        if stage.init == "inherit":
+            found = inherit(given, wanted)
+            return found.state, (str(found),)
         differ = [
             name for name in wanted if name not in given or given[name].shape != wanted[name].shape
         ]
@@ -233,10 +362,10 @@ class Trainings:
                 f"Expected weights of the same shapes to start stage {stage.name!r} from ({stage.init}) "
                 f"but {len(differ)} of {len(wanted)} differ, first {differ[0]!r}"
             )
-        return given
+        return {name: given[name].detach().clone() for name in wanted}, ()
 
     def _check_outputs(self, model: nn.Module, stage: Stage, sources: Sequence[Source]) -> None:
-        if not sources or not any(
+        if not self.task.same_shape or not any(
             part.kind == "response" for phase in stage.phases for part in phase.knowledge
         ):
             return
@@ -252,37 +381,18 @@ class Trainings:
                     f"{tuple(theirs)} and size {stage.size!r} gives {tuple(width)}"
                 )
 
-    def _record(self, job: Job, curve: Any, key: str, path: tuple[Size, ...]) -> Training:
-        from safetensors.torch import save_model
-
-        model = job.model
-        positions = np.arange(self.data.size("train"))
-        if len(positions) > TRAIN_SAMPLES:
-            positions = np.sort(
-                np.random.default_rng(0).choice(positions, TRAIN_SAMPLES, replace=False)
-            )
+    def _record(self, job: Job, curve: Curve, key: str, path: tuple[Size, ...]) -> Training:
+        """Keep the weights of the model, or of the best peer of its size, and what it scores."""
+        targets = {split: self.reference(split) for split in ("train", "validation")}
+        scores = [self._score(model, targets["validation"]) for model in (job.model, *job.peers)]
+        alike = [0] + [i for i, size in enumerate(job.stage.peers, 1) if size == job.stage.size]
+        best = max(alike, key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
+        model = (job.model, *job.peers)[best]
         held = predict(model, self.data, "validation", self.task, self.device)
-        seen = predict(model, self.data, "train", self.task, self.device, positions=positions)
-        targets = {split: self._targets(split) for split in ("train", "validation")}
-        teacher = (
-            {split: self.outputs("teacher", split) for split in targets}
-            if "teacher" in self._sources
-            else {}
-        )
+        seen = predict(model, self.data, "train", self.task, self.device, positions=self.sample)
+        flops = training_flops(self.data, model, job.sources, job.recipe.epochs, job.kept)
+        flops += sum(training_flops(self.data, peer, (), job.recipe.epochs) for peer in job.peers)
         model.to("cpu")
-        half = job.folder / ".weights.safetensors"
-        save_model(model, str(half))
-        digest = hashlib.sha256(half.read_bytes()).hexdigest()
-        half.replace(self._weights(key))
-
-        def agrees(split: str, outputs: Tensor) -> float:
-            if not teacher:
-                return 1.0  # the teacher itself
-            others = (
-                teacher[split][torch.from_numpy(positions)] if split == "train" else teacher[split]
-            )
-            return float(self.task.agreement(outputs, others).mean())
-
         return Training(
             key=key,
             path=path,
@@ -291,23 +401,51 @@ class Trainings:
             epochs=job.recipe.epochs,
             steps=curve.steps,
             seconds=curve.seconds,
-            flops=training_flops(self.data, model, job.sources, job.recipe.epochs),
+            flops=flops,
             curve_epoch=curve.epochs,
             curve_loss=curve.losses,
             curve_score=curve.scores,
             score=self.task.score(held, targets["validation"]),
-            train_score=self.task.score(seen, targets["train"][torch.from_numpy(positions)]),
-            agreement=agrees("validation", held),
-            train_agreement=agrees("train", seen),
+            train_score=self.task.score(seen, targets["train"]),
+            agreement=self._agreement("validation", held),
+            train_agreement=self._agreement("train", seen),
             contributions=self.task.contributions(held, targets["validation"]),
-            weights_sha256=digest,
+            peer_scores=tuple(scores) if job.peers else (),
+            weights_sha256=self._write_weights(model, key),
         )
 
-    def _targets(self, split: str) -> Tensor:
+    def _score(self, model: nn.Module, targets: Tensor) -> float:
+        return self.task.score(
+            predict(model, self.data, "validation", self.task, self.device), targets
+        )
+
+    def _agreement(self, split: str, outputs: Tensor) -> float:
+        """With the study's teacher; 1 for the teacher itself, before there is one."""
+        if "teacher" not in self._sources:
+            return 1.0
+        return float(self.task.agreement(outputs, self.outputs("teacher", split)).mean())
+
+    def _write_weights(self, model: nn.Module, key: str) -> str:
+        """Write the weights whole or not at all; returns their hash."""
+        from safetensors.torch import save_model
+
+        half = self._weights(key).with_name(".weights.safetensors")
+        save_model(model, str(half))
+        digest = hashlib.sha256(half.read_bytes()).hexdigest()
+        half.replace(self._weights(key))
+        return digest
+
+    def reference(self, split: str) -> Tensor:
+        """What outputs on a split are held against; of train those of `sample`.
+
+        The targets; for an embedding without any, the teacher's own vectors.
+        """
         targets = self.data.targets(split)
-        if targets is None:
-            raise InputError(f"Expected targets on {split} but the data gives none")
-        return targets
+        if targets is not None:
+            return targets[torch.from_numpy(self.sample)] if split == "train" else targets
+        if self.task.kind == "embedding" and "teacher" in self._sources:
+            return self.outputs("teacher", split)
+        raise InputError(f"Expected targets on {split} but the data gives none")
 
     def _weights(self, key: str) -> Path:
         return self.run.path("trainings", key, "weights.safetensors")
@@ -328,3 +466,27 @@ class Trainings:
         model = self.family.fresh(training.path[-1], training.seed)
         load_model(model, str(path))
         return model.eval()
+
+
+def _plain(name: str) -> str:
+    """A name as part of a folder's."""
+    return "".join(char if char.isalnum() else "-" for char in name)
+
+
+def _peer_seed(seed: int, number: int) -> int:
+    """The seed of a peer's first weights."""
+    return int(np.random.SeedSequence([seed, number + 1]).generate_state(1)[0])
+
+
+def _renamed(stage: Stage, keys: Sequence[str]) -> Stage:
+    """The stage with its sources called by their keys, in its phases too."""
+    if tuple(keys) == stage.sources:
+        return stage
+    phases = stage.phases
+    if any(phase.sources for phase in phases):
+        names = dict(zip(stage.sources, keys, strict=True))
+        phases = tuple(
+            phase.with_(sources=tuple(names[source] for source in phase.sources))
+            for phase in phases
+        )
+    return stage.with_(sources=tuple(keys), phases=phases)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurement
-from gapkit.plans import Knowledge, Predicted, Stage
+from gapkit.plans import Predicted, Stage
 from gapkit.record import Record
 
 
@@ -190,7 +191,7 @@ def path_words(path: Sequence[object]) -> str:
 def knowledge_words(knowledge: Sequence[Knowledge]) -> str:
     """A mixture of knowledge as one phrase.
 
-    >>> from gapkit.plans import knowledge_named
+    >>> from gapkit.knowledge import knowledge_named
     >>> knowledge_words(knowledge_named("kl4"))
     '0.9·kl τ=4 + 0.1·labels'
     """

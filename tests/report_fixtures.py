@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from gapkit.gap import ControlRun, Evidence, Finding, Gap, Remedy, Step, Waterfall
+from gapkit.knowledge import knowledge_named
 from gapkit.measurement import Contributions, Curve, LayerMatrix, Measurement, Measurements
 from gapkit.outcome import Comparison, Outcome, StageResult, Training
-from gapkit.plans import Alternative, Cost, Phase, Plan, Predicted, Stage, knowledge_named
+from gapkit.plans import Alternative, Cost, Phase, Plan, Predicted, Stage
 
 N_TEST, N_VALIDATION = 797, 200
 LAYERS = ("block1.relu", "block2.relu", "block3.relu", "pool", "head")

@@ -13,7 +13,7 @@ from gapkit.causes import harsh_targets
 from gapkit.controls import LONGER, MAX_SEEDS, Control, Controls, standard_controls
 from gapkit.distiller import TrainingFailed
 from gapkit.gap import ControlRun
-from gapkit.plans import KNOWLEDGE
+from gapkit.knowledge import KNOWLEDGE
 from tests.deciding_fixtures import COSTS, World, draw, make_training, measurements
 
 

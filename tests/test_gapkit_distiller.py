@@ -12,16 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gapkit.distiller import (
-    CHECKPOINT,
-    Loop,
-    TrainingFailed,
-    make_optimizer,
-    make_schedule,
-    predict,
-)
+from gapkit import distiller
+from gapkit.answers import predict
+from gapkit.checkpoint import Checkpoints
+from gapkit.distiller import Loop, TrainingFailed
 from gapkit.errors import InputError
-from gapkit.plans import Knowledge, Phase, knowledge_named
+from gapkit.knowledge import Knowledge
+from gapkit.optimizer import make_optimizer, make_schedule
+from gapkit.plans import Phase
 from gapkit.recipe import Recipe
 from gapkit.task import Classification
 from tests.training_fixtures import (
@@ -48,16 +46,39 @@ ROOT = Path(__file__).parents[1]
 TASK = Classification()
 
 
+@pytest.fixture(autouse=True)
+def _saved_often(monkeypatch):
+    """Checkpoints after every second step and after every epoch."""
+    monkeypatch.setattr(distiller, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(distiller, "CHECK_STEPS", 2)
+
+
 class Stop(Exception):
     """Ends a training from outside."""
 
 
 def stop_after(epoch, epochs):
-    def tick(share):
-        if round(share * epochs) == epoch:
+    def tick(share, _):
+        if share * epochs >= epoch:
             raise Stop
 
     return tick
+
+
+def listening():
+    """A tick, and the epochs at whose ends it was heard."""
+    heard = []
+
+    def tick(share, said):
+        assert "loss" in said or not heard
+        if (share * 4) % 1 == 0:
+            heard.append(share * 4)
+
+    return tick, heard
+
+
+def newest(folder):
+    return Checkpoints(folder).load()
 
 
 def epoch_seeds(seed, epoch, n):
@@ -105,7 +126,7 @@ def adamw(model, lr=0.02):
 # Resuming
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [0.4, 1, 1.8, 2, 3, 3.4])
 @pytest.mark.parametrize("augment", [None, shaken])
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, epoch, augment):
     data = point_data(augment=augment)
@@ -115,10 +136,10 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, epoch, augment
         trained(make_job(tmp_path / "cut", data), data, stop_after(epoch, 4))
     torch.manual_seed(99)  # another process, another random state
     again = make_job(tmp_path / "cut", data)
-    loop, heard = Loop(again, TASK, data, "cpu"), []
-    resumed = loop.run(heard.append)
+    tick, heard = listening()
+    resumed = Loop(again, TASK, data, "cpu").run(tick)
     assert_same_state(whole.model, again.model)
-    assert len(heard) == 4 - epoch
+    assert len(heard) == 4 - int(epoch)
     assert np.array_equal(resumed.losses, curve.losses)
     assert np.array_equal(resumed.scores, curve.scores)
     assert furthest(whole.model, make_job(tmp_path, data).model) > 0.01  # it did train
@@ -137,8 +158,8 @@ def test_a_killed_process_goes_on_to_the_same_weights(tmp_path):
                 child.kill()  # in whatever epoch it is by now
                 break
     assert child.returncode == -9
-    saved = torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)["epoch"]
-    assert 7 <= saved < LONG
+    saved = newest(tmp_path / "cut")["epoch"]
+    assert 0 <= saved < LONG
     data = point_data(augment=shaken)
     again = trained(make_job(tmp_path / "cut", data, epochs=LONG), data)
     assert_same_state(trained(make_job(tmp_path / "whole", data, epochs=LONG), data), again)
@@ -147,52 +168,31 @@ def test_a_killed_process_goes_on_to_the_same_weights(tmp_path):
 def test_a_finished_training_is_not_run_again(tmp_path):
     data = point_data()
     first = trained(make_job(tmp_path, data), data)
-    heard = []
-    assert_same_state(first, trained(make_job(tmp_path, data), data, heard.append))
+    tick, heard = listening()
+    assert_same_state(first, trained(make_job(tmp_path, data), data, tick))
     assert heard == []
 
 
-def broken_checkpoints():
-    yield "empty", lambda whole: b""
-    yield "cut", lambda whole: whole[: len(whole) // 2]
-    yield "garbage", lambda whole: np.random.default_rng(0).bytes(len(whole))
-    yield "text", lambda whole: b"no checkpoint\nat all\n"
-
-
-@pytest.mark.parametrize("spoil", [pytest.param(fn, id=name) for name, fn in broken_checkpoints()])
-def test_a_broken_checkpoint_is_said_and_the_next_call_starts_anew(tmp_path, spoil):
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(tmp_path, caplog):
     data = point_data()
     whole = trained(make_job(tmp_path / "whole", data), data)
     with pytest.raises(Stop):
         trained(make_job(tmp_path / "cut", data), data, stop_after(2, 4))
-    path = tmp_path / "cut" / CHECKPOINT
-    path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(
-        InputError, match=r"whole checkpoint in .* but it cannot be read .* anew"
-    ) as e:
-        trained(make_job(tmp_path / "cut", data), data)
-    assert "\n" not in str(e.value)
-    heard = []
-    assert_same_state(whole, trained(make_job(tmp_path / "cut", data), data, heard.append))
-    assert len(heard) == 4
-
-
-@pytest.mark.parametrize(
-    "content",
-    [{"a": 1}, [1, 2], {"model": nn.Linear(1, 1)}],
-    ids=["other fields", "a list", "a pickled object"],
-)
-def test_another_file_in_place_of_the_checkpoint_is_refused(tmp_path, content):
-    torch.save(content, tmp_path / CHECKPOINT)
-    with pytest.raises(InputError, match="Expected a whole checkpoint"):
-        trained(make_job(tmp_path, point_data()), point_data())
-    assert not (tmp_path / CHECKPOINT).exists()
+    files = sorted((tmp_path / "cut").glob("checkpoint-*.pt"))
+    assert len(files) == 2
+    files[-1].write_bytes(files[-1].read_bytes()[:-100])
+    tick, heard = listening()
+    with caplog.at_level("WARNING", "gapkit"):
+        again = trained(make_job(tmp_path / "cut", data), data, tick)
+    assert "damaged" in caplog.text
+    assert_same_state(whole, again)
+    assert heard == [2, 3, 4]  # the one before was written within the second epoch
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     data = point_data()
     trained(make_job(tmp_path, data, build=plain), data)
-    with pytest.raises(InputError, match=r"cannot be read .*state_dict") as error:
+    with pytest.raises(InputError, match=r"does not fit .*state_dict") as error:
         trained(make_job(tmp_path, data, build=noisy_net), data)
     assert "\n" not in str(error.value)
 
@@ -206,13 +206,13 @@ def test_a_write_that_fails_halfway_leaves_the_checkpoint_before(tmp_path, monke
     def full(path, content):
         if content["epoch"] == 3:
             Path(path).write_bytes(b"half of it")
-            raise OSError("No space left on device")
+            raise OSError(28, "No space left on device")
         save(path, content)
 
     monkeypatch.setattr(loop.fabric, "save", full)
     with pytest.raises(OSError, match="No space"):
         loop.run()
-    assert torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)["epoch"] == 2
+    assert newest(tmp_path / "cut")["epoch"] == 2
     whole = trained(make_job(tmp_path / "whole", data), data)
     assert_same_state(whole, trained(make_job(tmp_path / "cut", data), data))
 
@@ -242,19 +242,19 @@ def test_a_nan_loss_names_stage_epoch_batch_and_samples(tmp_path):
         trained(make_job(tmp_path, data, build=plain), data)
     shown = ", ".join(f"img{number}" for number in seen[13][:3])
     assert str(error.value) == (
-        "Expected a finite loss but got nan in stage 'student', epoch 3, batch 4 "
-        f"(samples {shown} ...); the checkpoint of epoch 2 is kept"
+        "Expected a finite loss but got nan in stage 'student', epoch 3, step 4 "
+        f"(samples {shown} ...); the checkpoint of step 12 is kept"
     )
-    kept = torch.load(tmp_path / CHECKPOINT, weights_only=True)
-    assert kept["epoch"] == 2
-    assert all(tensor.isfinite().all() for tensor in kept["model"].values())
+    kept = newest(tmp_path)
+    assert (kept["epoch"], kept["place"]) == (2, 2)
+    assert all(tensor.isfinite().all() for tensor in kept["learner"].values())
 
 
 def test_a_nan_in_the_first_epoch_speaks_of_no_checkpoint(tmp_path):
     data, _ = numbered(spoiled_call=1)
-    with pytest.raises(TrainingFailed, match=r"epoch 1, batch 1 .*there is no checkpoint yet$"):
+    with pytest.raises(TrainingFailed, match=r"epoch 1, step 1 .*there is no checkpoint yet$"):
         trained(make_job(tmp_path, data), data)
-    assert not (tmp_path / CHECKPOINT).exists()
+    assert newest(tmp_path) is None
 
 
 def test_weights_spoiled_by_the_very_last_step_are_no_result(tmp_path):
@@ -267,10 +267,10 @@ def test_weights_spoiled_by_the_very_last_step_are_no_result(tmp_path):
 
     job.model[2].bias.register_hook(spoil)
     with pytest.raises(
-        TrainingFailed, match=r"finite weights but the last step of epoch 4 .*epoch 3"
+        TrainingFailed, match=r"finite weights but the last step of epoch 4 .*step 19"
     ):
         trained(job, data)
-    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["epoch"] == 3
+    assert newest(tmp_path)["epoch"] == 3
 
 
 # The recipe
@@ -495,34 +495,6 @@ def test_a_model_that_is_built_in_eval_mode_trains_all_the_same(tmp_path):
     assert_same_state(trained(usual, data), trained(built_in_eval, data))
 
 
-def test_phases_switch_where_they_say(tmp_path, monkeypatch):
-    seen = []
-    step = Loop.step
-    monkeypatch.setattr(
-        Loop,
-        "step",
-        lambda loop, batch, phase: seen.append(phase.until) or step(loop, batch, phase),
-    )
-    data = point_data(16)
-    for epochs, until in (
-        (4, (0.5, 1.0)),
-        (5, (0.5, 1.0)),
-        (3, (1 / 3, 2 / 3, 1.0)),
-        (10, (0.3, 0.7, 1.0)),
-    ):
-        phases = tuple(Phase(knowledge=knowledge_named("scratch"), until=end) for end in until)
-        seen.clear()
-        trained(make_job(tmp_path / f"{epochs}", data, phases=phases, epochs=epochs), data)
-        by_epoch = seen[::2]
-        assert seen[::2] == seen[1::2]
-        expected = [
-            next(end for end in until if epoch < round(end * 60) * epochs / 60)
-            for epoch in range(epochs)
-        ]
-        assert by_epoch == expected
-        assert set(by_epoch) == set(until)
-
-
 def test_two_phases_are_two_trainings_after_each_other(tmp_path):
     data, (x, y) = point_data(), points(40, 1)
     phases = (LABELS[0].with_(until=0.5), KL4[0])
@@ -684,11 +656,11 @@ def test_the_students_own_random_draws_differ_by_seed_and_epoch(tmp_path):
 
 
 def test_the_curve_holds_mean_losses_and_validation_scores(tmp_path):
-    data, heard = point_data(), []
+    data, (tick, heard) = point_data(), listening()
     job = make_job(tmp_path, data, schedule="constant", build=plain)
-    curve = Loop(job, TASK, data, "cpu").run(heard.append)
+    curve = Loop(job, TASK, data, "cpu").run(tick)
     assert curve.epochs.tolist() == [1, 2, 3, 4]
-    assert heard == [0.25, 0.5, 0.75, 1.0]
+    assert heard == [1, 2, 3, 4]
     assert curve.steps == 20
     x, y = points(30, 2)
     assert curve.scores[-1] == (job.model(x).argmax(1) == y).double().mean().item()
@@ -740,15 +712,3 @@ def test_missing_targets_are_said_in_one_line(tmp_path):
         trained(make_job(tmp_path / "kl", data, phases=kl), data)
     with pytest.raises(InputError, match="Expected targets for label knowledge"):
         trained(make_job(tmp_path / "labels", data), data)
-
-
-def test_an_unknown_scheme_is_refused(tmp_path):
-    job = make_job(tmp_path, point_data())
-    stage = job.stage.with_(scheme="online")
-    with pytest.raises(InputError, match="known scheme but got 'online'"):
-        Loop(
-            type(job)(job.model, stage, job.recipe, 0, job.sources, job.outputs, tmp_path),
-            TASK,
-            point_data(),
-            "cpu",
-        )

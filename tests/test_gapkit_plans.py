@@ -6,18 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from gapkit.errors import InputError
-from gapkit.plans import (
-    KNOWLEDGE,
-    Alternative,
-    Cost,
-    Knowledge,
-    Phase,
-    Plan,
-    Predicted,
-    Stage,
-    check_plan,
-    knowledge_named,
-)
+from gapkit.knowledge import KNOWLEDGE, Knowledge, knowledge_named
+from gapkit.plancheck import check_plan
+from gapkit.plans import Alternative, Cost, Phase, Plan, Predicted, Stage
+from gapkit.regression import Regression
+from gapkit.task import Classification
+from tests.tiny_study import blob_data
 
 LABELS = Knowledge(kind="label")
 KL = Knowledge(kind="response", loss="kl", temperature=4.0, weight=0.9)
@@ -48,13 +42,19 @@ def test_named_mixtures_are_those_of_their_papers():
     assert knowledge_named("scratch") == (LABELS,)
     for parts in KNOWLEDGE.values():
         assert sum(part.weight for part in parts) == pytest.approx(1)
-    with pytest.raises(InputError, match="known knowledge but got 'kl3'; nearest: 'kl"):
+    with pytest.raises(
+        InputError, match="known knowledge for classification but got 'kl3'; nearest: 'kl"
+    ):
         knowledge_named("kl3")
 
 
 def test_knowledge_prints_its_weight_and_temperature():
     assert str(KL) == "0.9·kl τ=4"
-    assert str(Knowledge(kind="feature", loss="hint", weight=2.0)) == "2·hint"
+    pairs = (("a", "x"), ("b", "y"))
+    assert (
+        str(Knowledge(kind="feature", loss="hint", weight=2, layers=pairs))
+        == "2·hint a→x and 1 more"
+    )
     assert str(LABELS) == "1·labels"
 
 
@@ -174,12 +174,41 @@ def test_costs_add_up_and_memory_is_the_larger_of_two_peaks():
 # What a family can carry out
 
 SIZES = (1, 3, 6)
-LOSSES = ("kl", "dist")
+
+
+def check(whole, task=None, data=None, n_checkpoints=0):
+    return check_plan(
+        whole,
+        task=task or Classification(),
+        data=data or blob_data(),
+        sizes=SIZES,
+        student=1,
+        n_checkpoints=n_checkpoints,
+    )
 
 
 def test_a_plan_that_can_be_carried_out_passes():
     good = plan(stage("assistant", "6", ("checkpoint:1",)), stage(sources=("assistant",)))
-    assert check_plan(good, SIZES, 1, LOSSES, n_checkpoints=2) is None
+    assert check(good, n_checkpoints=2) is None
+
+
+HINT = Knowledge(kind="feature", loss="hint", layers=(("0", "2"),))
+RKD = Knowledge(kind="relation", loss="rkd_distance")
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        stage(knowledge=(HINT, LABELS)),
+        stage(knowledge=(RKD,)),
+        stage(sources=(), scheme="online", peers=(1, 3)),
+        stage(sources=(), scheme="self", exits=("0",)),
+        stage(sources=("teacher", "checkpoint:0"), scheme="dense"),
+        stage(phases=(Phase(knowledge=(KL,), easiest=0.3, easiest_end=1.0),)),
+    ],
+)
+def test_every_kind_of_knowledge_and_scheme_can_be_planned(whole):
+    assert check(plan(whole), n_checkpoints=1) is None
 
 
 @pytest.mark.parametrize(
@@ -187,11 +216,23 @@ def test_a_plan_that_can_be_carried_out_passes():
     [
         ((stage("a", 5), stage()), "known size for stage 'a' but got '5'"),
         ((stage(size=3),), "last stage to train the student's size 1 but got 3"),
-        ((stage(scheme="online"),), "scheme 'offline' in stage 'student' but got 'online'"),
+        (
+            (stage(sources=(), scheme="online", peers=(5,)),),
+            "known size for stage 'student' but got '5'",
+        ),
         (
             (stage(knowledge=(KL.with_(loss="dits"),)),),
-            "known loss in stage 'student' but got 'dits'; nearest: 'dist'",
+            "known response loss in stage 'student' but got 'dits'; nearest: 'dist'",
         ),
+        (
+            (stage(knowledge=(HINT.with_(loss="kl"),)),),
+            "known feature loss in stage 'student' but got 'kl'",
+        ),
+        (
+            (stage(sources=(), scheme="self", exits=("0",), knowledge=(HINT,)),),
+            "outputs for scheme 'self' in stage 'student' but 'hint' compares layers",
+        ),
+        ((stage(scheme="cross_modal"),), "different views for scheme 'cross_modal'"),
         (
             (stage(sources=("checkpoint:2",)),),
             "checkpoint below 2 in stage 'student' but got 'checkpoint:2'",
@@ -201,14 +242,82 @@ def test_a_plan_that_can_be_carried_out_passes():
 )
 def test_what_a_family_cannot_carry_out_is_refused(stages, match):
     with pytest.raises(InputError, match=match):
-        check_plan(plan(*stages), SIZES, 1, LOSSES, n_checkpoints=2)
+        check(plan(*stages), n_checkpoints=2)
+
+
+@pytest.mark.parametrize(
+    "whole, match",
+    [
+        (stage(knowledge=(KL.with_(loss="dkd"), LABELS)), "dkd"),
+        (stage(knowledge=(KL.with_(loss="hard"), LABELS)), "hard"),
+        (stage(phases=(Phase(knowledge=(KL,), easiest=0.5),)), "sure of a sample"),
+    ],
+)
+def test_what_a_task_cannot_learn_from_is_refused(whole, match):
+    with pytest.raises(InputError, match=match):
+        check(plan(whole), task=Regression())
+
+
+def test_different_views_are_cross_modal():
+    data = blob_data()
+    data._views["student"] = lambda batch: batch[0][:, :2]
+    assert check(plan(stage(scheme="cross_modal")), data=data) is None
 
 
 def test_all_mistakes_are_named_at_once():
-    bad = plan(stage("a", 5, scheme="online"), stage("b", 3, knowledge=(KL.with_(loss="kll"),)))
+    bad = plan(
+        stage("a", 5, scheme="cross_modal"), stage("b", 3, knowledge=(KL.with_(loss="kll"),))
+    )
     with pytest.raises(InputError) as caught:
-        check_plan(bad, SIZES, 1, LOSSES)
+        check(bad)
     message = str(caught.value)
-    for part in ("size for stage 'a'", "'online'", "'kll'", "last stage"):
+    for part in ("size for stage 'a'", "'cross_modal'", "'kll'", "last stage"):
         assert part in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "fields, match",
+    [
+        ({"scheme": "onlin"}, "known scheme but got 'onlin'"),
+        ({"scheme": "online"}, "Expected peers for scheme 'online'"),
+        ({"peers": (1,)}, "Expected peers for scheme 'online'"),
+        ({"exits": ("0",)}, "Expected exits for scheme 'self'"),
+        ({"scheme": "dense"}, "two sources or more for scheme 'dense'"),
+        ({"source_weights": (1.0, 2.0)}, "weight of 0 or more for each source"),
+        ({"source_weights": (0.0,)}, "weight of 0 or more for each source"),
+        ({"phases": (Phase(knowledge=(KL,), sources=("x",)),)}, "sources of a phase among"),
+        (
+            {"sources": (), "phases": (Phase(knowledge=(LABELS,), easiest=0.5),)},
+            "whose easiest samples a teacher names",
+        ),
+    ],
+)
+def test_a_stage_that_contradicts_itself_is_refused(fields, match):
+    with pytest.raises(ValidationError, match=match):
+        stage(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields, match",
+    [
+        ({"kind": "response", "loss": "kl", "layers": (("a", "b"),)}, "no layers for response"),
+        ({"kind": "feature", "loss": "hint"}, "pairs for 'hint' but got none"),
+        (
+            {"kind": "feature", "loss": "hint", "layers": (("a", "b"),), "layer_weights": (1, 2)},
+            "for each of 1 layer pairs",
+        ),
+    ],
+)
+def test_knowledge_that_contradicts_itself_is_refused(fields, match):
+    with pytest.raises(ValidationError, match=match):
+        Knowledge(**fields)
+
+
+def test_knowledge_anneals_linearly_and_keeps_its_name():
+    part = KL.with_(temperature_end=1.0, weight_end=0.1)
+    assert part.at(0.0) == KL
+    assert part.at(1.0).temperature == 1.0
+    assert part.at(0.25).weight == pytest.approx(0.7)
+    assert part.at(0.25).name == part.name == "kl"
+    assert str(part) == "0.9→0.1·kl τ=4→1"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gapkit.distiller import Source
+from gapkit.answers import Source
 from gapkit.errors import InputError
 from gapkit.family import Family
 from gapkit.plans import Cost

@@ -11,8 +11,9 @@ import pytest
 
 from gapkit.diagnosis import diagnose
 from gapkit.gap import Gap
+from gapkit.knowledge import KNOWLEDGE
 from gapkit.planner import Trial
-from gapkit.plans import KNOWLEDGE, Phase, Plan, Predicted, Stage
+from gapkit.plans import Phase, Plan, Predicted, Stage
 from gapkit.proposal import (
     History,
     TrialRow,

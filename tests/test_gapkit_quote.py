@@ -6,7 +6,8 @@ import pytest
 
 from gapkit.distiller import Loop
 from gapkit.errors import InputError
-from gapkit.plans import Cost, Phase, Plan, Predicted, Stage, knowledge_named
+from gapkit.knowledge import knowledge_named
+from gapkit.plans import Cost, Phase, Plan, Predicted, Stage
 from gapkit.prices import Prices
 from gapkit.quote import STEPS, Line, Quote, quote
 from gapkit.recipe import Recipe

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from gapkit.errors import InputError
-from gapkit.plans import Knowledge
+from gapkit.knowledge import Knowledge
 from gapkit.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from gapkit import __version__
 from gapkit.errors import InputError
-from gapkit.plans import Cost, Phase, Plan, Predicted, Stage, knowledge_named
+from gapkit.knowledge import knowledge_named
+from gapkit.plans import Cost, Phase, Plan, Predicted, Stage
 from gapkit.record import Array, Record
 from gapkit.runs import FORMAT, Run, describe, write
 

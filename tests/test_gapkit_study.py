@@ -14,12 +14,15 @@ from torch import nn
 
 import gapkit as gk
 from gapkit import losses
-from gapkit.distiller import Loop, TrainingFailed, predict
+from gapkit.answers import predict
+from gapkit.distiller import Loop, TrainingFailed
 from gapkit.errors import InputError
-from gapkit.plans import KNOWLEDGE, Cost, Knowledge, Phase, Predicted, Stage
+from gapkit.knowledge import KNOWLEDGE, Knowledge
+from gapkit.plans import Cost, Phase, Predicted, Stage
 from gapkit.prices import Prices
-from gapkit.study import Study, hash_weights, registered
+from gapkit.study import Study, registered
 from gapkit.trainings import Trainings
+from gapkit.weights import hash_weights
 from tests.tiny_study import N_CLASSES, N_FEATURES, blob_data, blobs, build, tiny
 
 PRICES = Prices(

@@ -10,11 +10,14 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from gapkit import distiller
 from gapkit import trainings as room
-from gapkit.distiller import Loop, predict
+from gapkit.answers import predict
+from gapkit.distiller import Loop
 from gapkit.errors import InputError
+from gapkit.knowledge import knowledge_named
 from gapkit.outcome import Training
-from gapkit.plans import Phase, Stage, knowledge_named
+from gapkit.plans import Phase, Stage
 from gapkit.runs import Run
 from gapkit.task import Classification
 from tests.training_fixtures import (
@@ -107,13 +110,15 @@ def test_done_never_trains(tmp_path, sizes_trained):
     assert len(sizes_trained) == 2
 
 
-def test_an_interrupted_arm_goes_on_where_it_was(tmp_path, sizes_trained):
+def test_an_interrupted_arm_goes_on_where_it_was(tmp_path, sizes_trained, monkeypatch):
     class Stop(Exception):
         pass
 
-    def stop(share):
+    def stop(share, _):
         if share == 0.75:
             raise Stop
+
+    monkeypatch.setattr(distiller, "SAVE_SECONDS", 0.0)
 
     data = point_data(augment=shaken)
     whole = make_trainings(tmp_path / "whole", data, build=noisy_net, epochs=4)
@@ -123,7 +128,9 @@ def test_an_interrupted_arm_goes_on_where_it_was(tmp_path, sizes_trained):
         cut.arm((16, 2), "kl4", 0)
     assert cut.done((16, 2), "kl4", 0) is None
     heard = []
-    again = make_trainings(tmp_path / "cut", data, build=noisy_net, epochs=4, tick=heard.append)
+    again = make_trainings(
+        tmp_path / "cut", data, build=noisy_net, epochs=4, tick=lambda share, _: heard.append(share)
+    )
     training = again.arm((16, 2), "kl4", 0)
     assert heard == [1.0]
     assert training.weights_sha256 == expected.weights_sha256
@@ -136,13 +143,14 @@ def test_a_kill_between_weights_and_record_costs_nothing(tmp_path, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(distiller, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             trainings.arm((16, 2), "kl4", 0)
     assert trainings.done((16, 2), "kl4", 0) is None
     heard = []
-    again = make_trainings(tmp_path, tick=heard.append)
+    again = make_trainings(tmp_path, tick=lambda share, _: heard.append(share))
     expected = make_trainings(tmp_path / "whole").arm((16, 2), "kl4", 0)
     assert again.arm((16, 2), "kl4", 0).weights_sha256 == expected.weights_sha256
     assert heard == []
@@ -425,14 +433,23 @@ def test_a_shallower_model_inherits_the_layers_it_shares(tmp_path):
     assert furthest(heir, deeper[:3]) < 1e-6
 
 
-@pytest.mark.parametrize("init", ["student", "inherit"])
-def test_other_shapes_are_refused(tmp_path, init):
+def test_a_narrower_model_inherits_slices_and_says_so(tmp_path):
+    trainings = make_trainings(tmp_path)
+    still = student(init="inherit", recipe={"lr": 1e-9, "weight_decay": 0.0})
+    training = trainings.stage(still, 0, ("teacher",))
+    assert training.notes == ("inherited 4 of 4 tensors (3 sliced)",)
+    model, teacher = trainings.model(training), sharp_teacher()
+    assert torch.allclose(model[0].weight, teacher[0].weight[:2], atol=1e-6)
+    assert torch.allclose(model[2].weight, teacher[2].weight[:, :2], atol=1e-6)
+
+
+def test_other_shapes_are_refused(tmp_path):
     trainings = make_trainings(tmp_path)
     trainings.student = plain(4)
     with pytest.raises(
-        InputError, match=rf"from \({init}\) but 3 of 4 differ, first '0.weight'"
+        InputError, match=r"from \(student\) but 3 of 4 differ, first '0.weight'"
     ) as error:
-        trainings.stage(student(init=init), 0, ("teacher",))
+        trainings.stage(student(init="student"), 0, ("teacher",))
     assert "\n" not in str(error.value)
 
 

@@ -26,19 +26,23 @@ NOUNS = {
         "data",
         "family",
         "recipe",
+        "knowledge",
         "measurement",
         "gap",
         "plans",
         "outcome",
     )
 }
+LOSSES = {
+    f"gapkit.{name}" for name in ("response_losses", "feature_losses", "relation_losses", "losses")
+}
 TOP = {"gapkit.__main__", "gapkit.cli", "gapkit.studyfile", "gapkit.quote", "gapkit.study"}
 DOORS = TOP - {"gapkit.study"} | {"gapkit"}  # they compose everything; nothing below imports TOP
 ONLY_IN = {
     "matplotlib": "gapkit.reports",
     "typst": "gapkit.reports",
-    "lightning": "gapkit.distiller",
-    "lightning_fabric": "gapkit.distiller",
+    "lightning": "gapkit.engine",
+    "lightning_fabric": "gapkit.engine",
 }
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNFINISHED = ("TODO", "FIXME", "XXX", "HACK", "WIP")
@@ -93,11 +97,11 @@ def allowed(name: str, wanted: str) -> bool:
         return not wanted.startswith(("gapkit.probes", "gapkit.distiller", "gapkit.planner"))
     if wanted.startswith("gapkit.reports"):
         return False
-    if name == "gapkit.losses":
-        return wanted in NOUNS
+    if name in LOSSES:
+        return wanted in NOUNS | LOSSES
     if name == "gapkit.schemes":
-        return wanted in NOUNS | {"gapkit.losses"}
-    if name in {"gapkit.distiller", "gapkit.trainings"}:
+        return wanted in NOUNS | {"gapkit.losses", "gapkit.objective", "gapkit.taps"}
+    if name in {"gapkit.distiller", "gapkit.learner", "gapkit.trainings"}:
         return wanted not in {
             "gapkit.planner",
             "gapkit.proposal",

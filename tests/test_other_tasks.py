@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import gapkit as gk
+from gapkit.knowledge import MENUS, knowledge_named
+from gapkit.plans import Cost, Predicted
 
 N, WIDTH, N_OUT = 240, 8, 3
 
@@ -41,7 +43,7 @@ def trained(model: nn.Module, task, x, targets) -> nn.Module:
     return model
 
 
-def study(kind: str, out) -> gk.Study:
+def study(kind: str, out, knowledge="scratch") -> gk.Study:
     draw = torch.Generator().manual_seed(0)
     shape = (N, 4, WIDTH) if kind == "tokens" else (N, WIDTH)
     x = torch.randn(*shape, generator=draw)
@@ -70,7 +72,7 @@ def study(kind: str, out) -> gk.Study:
         student=make(2),
         data=gk.Data(train=data, validation=data, test=data),
         family=gk.Family(make, sizes=[2, 8, 32], student=2, teacher=32),
-        recipe=gk.Recipe(epochs=1, batch_size=40, lr=1e-2, knowledge="scratch"),
+        recipe=gk.Recipe(epochs=1, batch_size=40, lr=1e-2, knowledge=knowledge),
         reduce="tokens" if kind == "tokens" else "gap",
         device="cpu",
         out=out,
@@ -95,7 +97,6 @@ def test_a_task_of_any_kind_is_measured_and_reported(kind, tmp_path):
         assert "groups" in found.get("kl", of="pair", split="test").estimator
     verdict = work.diagnose(controls=False)
     assert verdict.cause == "undetermined"
-    assert any("classifiers only" in note for note in verdict.notes) == (kind != "tokens")
     assert teacher.value > found.get("chance", of="pair", split="test").value
     assert teacher.value > student.value
     work.report(tmp_path / "gap.pdf")
@@ -103,10 +104,47 @@ def test_a_task_of_any_kind_is_measured_and_reported(kind, tmp_path):
     assert score.replace("_", " ") in text
 
 
-@pytest.mark.parametrize("kind", ["multilabel", "regression", "embedding"])
-def test_training_for_other_tasks_is_refused_before_anything_is_trained(kind, tmp_path):
-    work = study(kind, tmp_path / "run")
-    for verb in (work.diagnose, work.plan, work.distill):
-        with pytest.raises(gk.InputError, match=f"classification task.*but got {kind}"):
+@pytest.mark.parametrize(
+    "kind, own", [("multilabel", "kl1"), ("regression", "mse"), ("tokens", "kl4")]
+)
+def test_a_task_of_any_kind_is_diagnosed_planned_and_distilled(kind, own, tmp_path):
+    work = study(kind, tmp_path / "run", knowledge=own)
+    verdict = work.diagnose(budget=4)
+    assert {run.recipe for run in verdict.controls} >= {own, "scratch"}
+    plan = work.plan(budget=3)
+    outcome = work.distill(plan)
+    assert outcome.score.value > outcome.before.value  # the failing student is untrained
+    assert outcome.stages[-1].training.recipe in MENUS[work.task.kind]
+
+
+def test_without_targets_an_embedding_is_distilled_by_a_plan_of_ones_own(tmp_path):
+    work = study("embedding", tmp_path / "run", knowledge="cosine")
+    for verb in (work.diagnose, work.plan):
+        with pytest.raises(gk.InputError, match="Expected targets for controls and plans"):
+            verb()
+    knowledge = (
+        *knowledge_named("cosine", "embedding"),
+        gk.Knowledge(kind="relation", loss="similarity_preserving"),
+    )
+    stage = gk.Stage(
+        name="student",
+        size=2,
+        sources=("teacher",),
+        recipe={"epochs": 20},
+        phases=(gk.Phase(knowledge=knowledge),),
+    )
+    nothing = Predicted(low=0, value=0, high=0)
+    plan = gk.Plan(
+        study="embedding", stages=(stage,), predicted=nothing, predicted_run=nothing, cost=Cost()
+    )
+    outcome = work.distill(plan)
+    assert outcome.score.value > outcome.before.value + 0.1
+    assert outcome.teacher.value == 1
+
+
+def test_knowledge_of_another_task_is_refused_before_anything_is_trained(tmp_path):
+    work = study("regression", tmp_path / "run", knowledge="kl4")
+    for verb in (work.diagnose, work.plan):
+        with pytest.raises(gk.InputError, match="for a task of regression, one of scratch, mse"):
             verb()
     assert not (tmp_path / "run" / "trainings").exists()

@@ -12,10 +12,14 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from gapkit import distiller
+from gapkit.answers import Memory, Source, answers, feature_names
 from gapkit.data import Data
-from gapkit.distiller import Job, Loop, Source, predict
+from gapkit.distiller import Loop
 from gapkit.family import Family
-from gapkit.plans import KNOWLEDGE, Phase, Stage, knowledge_named
+from gapkit.job import Job
+from gapkit.knowledge import KNOWLEDGE, knowledge_named
+from gapkit.plans import Phase, Stage
 from gapkit.recipe import Recipe
 from gapkit.runs import Run
 from gapkit.task import Classification
@@ -96,6 +100,12 @@ def point_family(build: Callable[[int], nn.Module] = plain) -> Family:
     return Family(build, sizes=[2, 4, 8, 16], student=2, teacher=16)
 
 
+def memory(source: Source, data: Data, names: Sequence[str]) -> Memory:
+    """A source's answers on train, its features among them."""
+    parts = [rows for _, rows in answers(source, data, "train", Classification(), "cpu", names)]
+    return Memory({name: torch.cat([rows[name] for rows in parts]) for name in parts[0]})
+
+
 def make_job(
     folder: Path,
     data: Data,
@@ -111,21 +121,18 @@ def make_job(
     sources = tuple(
         Source(f"teacher {i}", (16,), model, "teacher") for i, model in enumerate(models)
     )
-    outputs = None
+    kept = (None,) * len(models)
     if data.augment is None:
-        outputs = tuple(
-            predict(model, data, "train", Classification(), sees="teacher") for model in models
-        )
+        knowledge = [part for phase in phases for part in phase.knowledge]
+        kept = tuple(memory(source, data, feature_names(knowledge)) for source in sources)
     stage = Stage(
         name="student", size=4, sources=tuple(f"s{i}" for i in range(len(models))), phases=phases
     )
     settings = {"epochs": 4, "batch_size": 8, "lr": 0.02} | recipe
-    return Job(
-        seeded_model(build, 4, seed), stage, Recipe(**settings), seed, sources, outputs, folder
-    )
+    return Job(seeded_model(build, 4, seed), stage, Recipe(**settings), seed, sources, kept, folder)
 
 
-def trained(job: Job, data: Data, tick: Callable[[float], None] | None = None) -> nn.Module:
+def trained(job: Job, data: Data, tick: Callable[[float, str], None] | None = None) -> nn.Module:
     """The job's model after its training."""
     Loop(job, Classification(), data, "cpu").run(tick)
     return job.model
@@ -165,9 +172,10 @@ def random_states() -> tuple[Any, ...]:
 
 def train_for_a_kill(folder: str) -> None:
     """Train long and say each epoch, until somebody ends the process; see test_gapkit_distiller."""
+    distiller.SAVE_SECONDS, distiller.CHECK_STEPS = 0.0, 2
     data = point_data(augment=shaken)
     job = make_job(Path(folder), data, epochs=LONG)
-    trained(job, data, lambda share: print(round(share * LONG), flush=True))
+    trained(job, data, lambda share, _: print(round(share * LONG), flush=True))
 
 
 LONG = 60
