@@ -99,11 +99,11 @@ def answers(
     with (
         guest(source.model),
         seeded(0),
-        torch.no_grad(),
         Taps(source.model, layers, "teacher") as taps,
     ):
         for batch in data.batches(split, batch_size, positions):
-            answer = ask(source.model, view(moved(batch.raw, device)), task.outputs, taps)
+            with torch.no_grad():  # not around the yield: whoever listens may want gradients
+                answer = ask(source.model, view(moved(batch.raw, device)), task.outputs, taps)
             rows = {OUTPUTS: answer.outputs}
             for name, layer in zip(names, layers):
                 shown = answer.features[layer]

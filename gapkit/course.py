@@ -51,7 +51,12 @@ class Course:
             )
 
     def _check(self, phase: Phase) -> None:
-        """Refuse losses that need a larger batch than there ever is."""
+        """Refuse losses that need a larger batch than there ever is, and easiest samples nobody named."""
+        if phase.widens and self.rank_of is None:
+            raise InputError(
+                f"Expected samples in order of confidence for the easiest ones of stage "
+                f"{self.stage.name!r} but got none"
+            )
         for part in phase.knowledge:
             if part.kind == "label":
                 continue

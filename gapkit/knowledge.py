@@ -82,7 +82,7 @@ class Knowledge(Record):
             return self
 
         def between(start: float, end: float | None) -> float:
-            return start if end is None else start + share * (end - start)
+            return start if end is None else (1 - share) * start + share * end
 
         return self.with_(
             temperature=between(self.temperature, self.temperature_end),

@@ -120,14 +120,12 @@ class Balance:
 
     def update(self, norms: Mapping[str, float]) -> None:
         """Move the multipliers towards what these norms ask for."""
-        first = next(iter(norms.values()), 0.0)
+        measure, first = next(iter(norms.items()), ("", 0.0))
         for name, norm in norms.items():
             if norm > 0 and first > 0:
                 wanted = first / norm
-                old = self.factors.get(name)
-                self.factors[name] = (
-                    wanted if old is None else old**self.KEPT * wanted ** (1 - self.KEPT)
-                )
+                old = wanted if name == measure else self.factors.get(name, wanted)
+                self.factors[name] = old**self.KEPT * wanted ** (1 - self.KEPT)
 
     def balanced(self, terms: Sequence[Term]) -> list[Term]:
         """The terms with their weights multiplied."""

@@ -14,7 +14,7 @@ from gapkit.errors import InputError
 from gapkit.guest import seeded
 from gapkit.knowledge import Knowledge, knowledge_named
 from gapkit.regressor import Regressor, aligned
-from gapkit.taps import Answer, Taps, pooled, shapes
+from gapkit.taps import Answer, Taps, attention_mask, pooled, shapes
 from gapkit.task import IGNORED, Task
 
 OUTPUTS = "outputs"
@@ -54,7 +54,7 @@ class Objective(nn.Module):
         knowledge: a name ("kl4", "dist1", ...) or Knowledge to learn from.
 
     Raises:
-        InputError: for knowledge that this task cannot learn from.
+        InputError: for knowledge that this task cannot learn from, or that teaches nothing.
 
     >>> from gapkit.task import Classification
     >>> objective = Objective(Classification(), "kl4")
@@ -69,6 +69,12 @@ class Objective(nn.Module):
         self.knowledge: tuple[Knowledge, ...] = tuple(
             knowledge_named(knowledge, task.kind) if isinstance(knowledge, str) else knowledge
         )
+        strangers = [part for part in self.knowledge if not isinstance(part, Knowledge)]
+        if strangers or not any(part.teaches for part in self.knowledge):
+            raise InputError(
+                "Expected a name or a list of Knowledge, one with a weight above 0, but got "
+                f"{type(knowledge).__name__} {knowledge!s}"
+            )
         for part in self.knowledge:
             if part.kind != "label" and losses.named(part.loss).kind != part.kind:
                 raise InputError(
@@ -127,7 +133,8 @@ class Objective(nn.Module):
 
         Args:
             student, teacher: what the models returned for the batch.
-            batch: its targets, or the batch itself: (input, target), or a dict with "labels".
+            batch: its targets, or the batch itself: (input, target), or a dict with "labels"; only tokens
+                of the "attention_mask" in it count in losses of layers.
         """
         layers = self.student_layers or self.teacher_layers
         if layers and self._taps is None:
@@ -135,8 +142,9 @@ class Objective(nn.Module):
                 "Expected watch(student, teacher, view) before a loss of layers but it was not called"
             )
         shown = [taps.shown() for taps in self._taps] if self._taps and layers else [{}, {}]
-        ours = Answer(self.task.outputs(student), shown[0])
-        theirs = Answer(self.task.outputs(teacher), shown[1]).detached()
+        mask = _mask_of(batch)
+        ours = Answer(self.task.outputs(student), shown[0], mask)
+        theirs = Answer(self.task.outputs(teacher), shown[1], mask).detached()
         targets = batch if isinstance(batch, Tensor) else targets_of(batch)
         return total(self.terms(ours, [theirs], targets))
 
@@ -278,11 +286,11 @@ class Objective(nn.Module):
         if ours.ndim == 3 and self.task.kind == "classification":
             mask = student.mask if targets is None else targets != IGNORED
             ours, theirs, targets = _tokens(ours, theirs, targets, mask)
-            if not len(ours):
-                return 0.0 * student.outputs.float().sum()  # no token of this batch counts
-        if gather is not None:
+        if gather is not None:  # also without a token that counts: the others wait
             ours, theirs = gather(ours), gather(theirs)
             targets = None if targets is None else gather(targets)
+        if not len(ours):
+            return 0.0 * student.outputs.float().sum()
         return losses.response_loss(
             part.loss,
             ours,
@@ -318,6 +326,12 @@ def _told_apart(terms: Sequence[Term]) -> list[Term]:
     return found
 
 
+def _mask_of(batch: Any) -> Tensor | None:
+    """The attention mask in a batch, or in the input that is its first item."""
+    view = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    return attention_mask(view)
+
+
 def _key(part: Knowledge, pair: tuple[str, str], place: int) -> str:
     """A name that modules may have: dots would nest."""
     kind = "pooled" if part.pool else "whole"
@@ -334,7 +348,7 @@ def _pair(
         _layer(student.features, pair[0], "student"),
         _layer(teacher.features, pair[1], "teacher"),
     )
-    if part.pool:
+    if part.pool or (part.kind == "feature" and ours.ndim != theirs.ndim):
         return pooled(ours, student.mask), pooled(theirs, teacher.mask)
     return ours, theirs
 

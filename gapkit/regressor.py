@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from gapkit.errors import InputError
 from gapkit.taps import pooled
 
+MAPS = {4: nn.Conv2d, 5: nn.Conv3d}
+
 
 class Regressor(nn.Module):
     """A learned linear map from the student's channels to the teacher's (FitNets, arXiv 1412.6550).
@@ -27,16 +29,16 @@ class Regressor(nn.Module):
     def __init__(self, student: Tensor, teacher: Tensor) -> None:
         super().__init__()
         ours, theirs = aligned(student, teacher)
-        place = 1 if ours.ndim == 4 else -1
+        place = 1 if ours.ndim in MAPS else -1
         n_in, n_out = ours.shape[place], theirs.shape[place]
-        self.map: nn.Conv2d | nn.Linear = (
-            nn.Conv2d(n_in, n_out, 1) if ours.ndim == 4 else nn.Linear(n_in, n_out)
+        self.map: nn.Module = (
+            MAPS[ours.ndim](n_in, n_out, 1) if ours.ndim in MAPS else nn.Linear(n_in, n_out)
         )
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """The student's features brought over, and the teacher's that they stand beside."""
         ours, theirs = aligned(student, teacher)
-        return self.map(ours.to(self.map.weight.dtype)), theirs
+        return self.map(ours.to(next(self.map.parameters()).dtype)), theirs
 
 
 def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,8 +38,9 @@ class Answer(NamedTuple):
 class Taps:
     """Hooks on named layers of a model; each call of the model shows their outputs once.
 
-    A module that runs several times gives "name#1", "name#2", ... Outputs are copied at once, so that
-    in-place layers further on cannot change them. Convolutions over sequences are shown as tokens.
+    A module that runs several times gives "name#1", "name#2", ...; "name" is the first. Outputs are
+    copied at once, so that in-place layers further on cannot change them. Convolutions over sequences
+    are shown as tokens.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
     >>> with Taps(net, ["0"]) as taps:
@@ -86,19 +87,19 @@ class Taps:
     def _hook(self, base: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self._calls[base] += 1
-            numbered = f"{base}#{self._calls[base]}"
-            tap = base if base in self._bases and base not in self._shown else numbered
-            if tap not in self._bases:
+            names = [base] if self._calls[base] == 1 else []
+            taps = [tap for tap in (*names, f"{base}#{self._calls[base]}") if tap in self._bases]
+            if not taps:
                 return
             tensor = first_tensor(output)
             if tensor is None or tensor.ndim < 2 or not tensor.is_floating_point():
                 raise InputError(
-                    f"Expected layer {tap!r} of the {self.who} to give features (samples, ...) but got "
-                    f"{'no tensor' if tensor is None else f'{tensor.dtype} {tuple(tensor.shape)}'}"
+                    f"Expected layer {taps[0]!r} of the {self.who} to give features (samples, ...) but "
+                    f"got {'no tensor' if tensor is None else f'{tensor.dtype} {tuple(tensor.shape)}'}"
                 )
             if tensor.ndim == 3 and isinstance(module, CHANNELS_FIRST):
                 tensor = tensor.transpose(1, 2)
-            self._shown[tap] = tensor.clone()
+            self._shown |= dict.fromkeys(taps, tensor.clone())
 
         return hook
 
