@@ -33,6 +33,7 @@ _HOMES = {
     "Phase": "plans",
     "Knowledge": "knowledge",
     "hints": "knowledge",
+    "matched_hints": "layer_hints",
     "Objective": "objective",
     "Planner": "planner",
     "Outcome": "outcome",

@@ -20,6 +20,7 @@ from gapkit.guest import seeded
 SPLITS = ("train", "validation", "test")
 TARGET_KEYS = ("labels", "label", "target", "targets", "y")
 FINGERPRINT_SAMPLES = 2000
+FINGERPRINT_VIEWS = 4
 ASKED_TWICE = 4
 
 Column = Callable[[Any], Any] | Mapping[str, Sequence[Any]]
@@ -333,7 +334,7 @@ class Data:
         return values[rows]
 
     def fingerprint(self) -> str:
-        """SHA-256 over sizes, targets and evenly spaced samples of every split."""
+        """SHA-256 over sizes, evenly spaced samples of every split and what views make of some of them."""
         digest = hashlib.sha256()
         for split in SPLITS:
             rows = self._rows[split]
@@ -343,7 +344,16 @@ class Data:
             )
             for batch in self.batches(split, 256, chosen):
                 _hash(digest, batch.raw)
+            self._hash_views(digest, split, chosen[:FINGERPRINT_VIEWS])
         return digest.hexdigest()
+
+    def _hash_views(self, digest: Any, split: str, positions: np.ndarray) -> None:
+        """What the models are shown of some samples, and what augmentation makes of them."""
+        with seeded(0):
+            raw = next(iter(self.batches(split, len(positions), positions))).raw
+            shown = [raw] if self.augment is None else [raw, self.augment(raw)]
+            for batch in shown:
+                _hash(digest, (self.teacher_view(batch), self.student_view(batch)))
 
 
 def targets_of(batch: Any) -> Any:

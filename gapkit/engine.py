@@ -26,6 +26,9 @@ def make_fabric(
 
     Args:
         helpers: whether some weights may get no gradient in a step.
+
+    Raises:
+        InputError: for a device that is not there, or a precision that it lacks.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy, FSDPStrategy
@@ -35,6 +38,8 @@ def make_fabric(
         raise InputError(
             f"Expected a precision that CPUs have but got {precision!r}; 'bf16-mixed' is one"
         )
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"Expected a device that is there but got {str(device)!r}; 'cpu' is")
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     if crew.alone:
         devices: Any = [device.index or 0] if device.type == "cuda" else 1

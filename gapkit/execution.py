@@ -72,6 +72,7 @@ class Execution:
             if reaction == "retry":
                 result = self._retry(stage, result)
             self.results.append(result)
+            self.notes += [f"{stage.name!r} {note}." for note in result.training.notes]
             if reaction == "replan":
                 waiting = self._replanned(result, waiting, None if replanned else self.replan)
                 replanned = True

@@ -48,7 +48,8 @@ class MultiLabel:
         """0 and 1 for exact match; jackknife pseudo-values else."""
         if self.additive:
             return _matches(outputs, targets).double().cpu().numpy()
-        return pseudo_values(self.score, outputs, targets)
+        without = _mean_average_precisions if self._score is _mean_average_precision else None
+        return pseudo_values(self.score, outputs, targets, without)
 
     def agreement(
         self, outputs: Tensor, others: Tensor, targets: Tensor | None = None
@@ -98,6 +99,33 @@ def _mean_average_precision(logits: Tensor, targets: Tensor) -> float:
         raise InputError("Expected a label that occurs but none does in these samples")
     finite = np.nan_to_num(scores[:, occurring], posinf=1e300, neginf=-1e300)
     return float(average_precision_score(truth[:, occurring], finite, average="macro"))
+
+
+def _mean_average_precisions(logits: Tensor, targets: Tensor, group: np.ndarray) -> np.ndarray:
+    """(G,) mean average precision without the samples of each group; all groups from one sorting.
+
+    Raises:
+        InputError: when no label occurs without some group.
+    """
+    scores = np.nan_to_num(logits.detach().cpu().double().numpy(), posinf=1e300, neginf=-1e300)
+    truth = targets.cpu().numpy() > 0
+    n_groups = int(group.max()) + 1
+    total, counted = np.zeros(n_groups), np.zeros(n_groups)
+    for label in np.flatnonzero(truth.any(0)):
+        order = np.argsort(-scores[:, label], kind="stable")
+        ranked = scores[order, label]
+        ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # ties are one step
+        kept = group[order] != np.arange(n_groups)[:, None]
+        hits = np.cumsum(kept & truth[order, label], axis=1)[:, ends]
+        shown = np.cumsum(kept, axis=1)[:, ends]
+        precision = hits / np.maximum(shown, 1)
+        steps = np.diff(hits, axis=1, prepend=0)
+        occurs = hits[:, -1] > 0
+        total += np.where(occurs, (precision * steps).sum(1) / np.maximum(hits[:, -1], 1), 0.0)
+        counted += occurs
+    if not counted.all():
+        raise InputError("Expected a label that occurs but none does in these samples")
+    return total / counted
 
 
 def _f1(logits: Tensor, targets: Tensor, average: str) -> float:

@@ -320,7 +320,8 @@ def carry_out_cost(stages: Sequence[Stage], prices: Prices, epochs: int) -> Cost
     last = stages[-1]
     total = Cost()
     for stage in stages:
-        total += prices.of(stage.size, fraction(stage)).times(len(stage.seeds))
+        for size in (stage.size, *stage.peers):
+            total += prices.of(size, fraction(stage)).times(len(stage.seeds))
     rivals = [fraction(last)] * bool(last.sources) + [1.0] * (fraction(last) != 1.0) + [1.0]
     for length in rivals:
         total += prices.of(last.size, length).times(len(last.seeds))

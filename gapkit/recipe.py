@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -14,6 +16,18 @@ from gapkit.record import Record
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("one_cycle", "cosine", "constant")
 NAMES = tuple(dict.fromkeys(name for menu in MENUS.values() for name in menu))
+
+
+def called(function: Callable[..., Any]) -> str:
+    """A function's name with a hash of its source (or byte code), so that another one is told apart."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        text = "" if code is None else f"{code.co_code!r}{code.co_names}{code.co_consts!r}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return f"{function.__module__}.{name} ({digest})"
 
 
 class Recipe(Record):
@@ -67,9 +81,7 @@ class Recipe(Record):
 
     @field_serializer("optimizer", "schedule", "knowledge", when_used="json")
     def _named(self, value: Any) -> Any:
-        if callable(value):
-            return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-        return value
+        return called(value) if callable(value) else value
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
         """This recipe with what a stage says differs; what is wrong is said in one line."""

@@ -61,6 +61,7 @@ class Taps:
                 raise unknown(f"layer of the {who}", tap, modules)
         self._shown: dict[str, Tensor] = {}
         self._calls: Counter[str] = Counter()
+        self._began = False
         self._hooks = [
             modules[base].register_forward_hook(self._hook(base))
             for base in dict.fromkeys(self._bases.values())
@@ -82,7 +83,7 @@ class Taps:
 
     def _forget(self, module: nn.Module, args: Any) -> None:
         """A new call of the model begins."""
-        self._shown, self._calls = {}, Counter()
+        self._shown, self._calls, self._began = {}, Counter(), True
 
     def _hook(self, base: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -104,8 +105,18 @@ class Taps:
         return hook
 
     def shown(self) -> dict[str, Tensor]:
-        """Layer -> output of the last call; an error for a layer that did not run."""
-        shown, self._shown, self._calls = self._shown, {}, Counter()
+        """Layer -> output of the last call; an error for a layer that did not run.
+
+        Also one when layers ran without the model: nobody knows then where a call began, and what they
+        showed may be of another batch.
+        """
+        shown, began = self._shown, self._began
+        self._shown, self._calls, self._began = {}, Counter(), False
+        if shown and not began:
+            raise InputError(
+                f"Expected the {self.who} to be called as a whole but only layers of it were: "
+                f"{', '.join(shown)}"
+            )
         for layer in self.layers:
             if layer not in shown:
                 raise InputError(

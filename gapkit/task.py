@@ -221,18 +221,31 @@ def by_sample(values: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
     return mean + (total - mean * count) * n / len(values)
 
 
-def pseudo_values(score: Score, outputs: Tensor, targets: Tensor) -> np.ndarray:
+def pseudo_values(
+    score: Score,
+    outputs: Tensor,
+    targets: Tensor,
+    all_without: Callable[[Tensor, Tensor, np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """Delete-a-group jackknife pseudo-values (Tukey 1958), spread over the samples of each group.
 
     Groups are interleaved so that each holds a like share of the split; their mean is shifted to
     the score itself, so that the contributions' mean is the score exactly, and stretched so that
     their standard error is the jackknife's: n samples stand for n_groups independent groups.
+
+    Args:
+        all_without: (outputs, targets, group of each sample) -> (G,) the scores without each group,
+            for scores that are quicker had all at once.
     """
     n = len(targets)
     n_groups = min(n, MAX_JACKKNIFE_GROUPS)
     group = torch.arange(n) % n_groups
     whole = score(outputs, targets)
     values = np.empty(n)
+    if all_without is not None and n_groups > 1:
+        left = all_without(outputs, targets, group.numpy())
+        values = (n_groups * whole - (n_groups - 1) * left)[group.numpy()]
+        return (values - values.mean()) * np.sqrt(n / n_groups) + whole
     for index in range(n_groups):
         kept = (group != index).to(outputs.device)
         without = score(outputs[kept], targets[kept]) if n_groups > 1 else whole

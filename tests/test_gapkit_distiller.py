@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -712,3 +713,104 @@ def test_missing_targets_are_said_in_one_line(tmp_path):
         trained(make_job(tmp_path / "kl", data, phases=kl), data)
     with pytest.raises(InputError, match="Expected targets for label knowledge"):
         trained(make_job(tmp_path / "labels", data), data)
+
+
+def test_accumulated_batches_are_one_larger_batch(tmp_path):
+    data = point_data()
+    settings = {"build": plain, "epochs": 3}
+    whole = trained(make_job(tmp_path / "whole", data, batch_size=16, **settings), data)
+    parts = make_job(tmp_path / "parts", data, batch_size=4, accumulate=4, **settings)
+    loop = Loop(parts, TASK, data, "cpu")
+    loop.run()
+    assert loop.course.steps == 3 * 3 == parts.recipe.steps(40)
+    assert furthest(whole, parts.model) < 1e-6
+    single = trained(make_job(tmp_path / "single", data, batch_size=4, **settings), data)
+    assert furthest(whole, single) > 1e-3
+
+
+def test_accumulated_batches_stop_and_go_on(tmp_path):
+    data = point_data(augment=shaken)
+    settings = {"batch_size": 4, "accumulate": 2}
+    whole = trained(make_job(tmp_path / "whole", data, **settings), data)
+    with pytest.raises(Stop):
+        trained(make_job(tmp_path / "cut", data, **settings), data, stop_after(1.4, 4))
+    assert_same_state(whole, trained(make_job(tmp_path / "cut", data, **settings), data))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_model_trains_alike(tmp_path):
+    data = point_data()
+    usual = trained(make_job(tmp_path / "usual", data, build=plain), data)
+    job = make_job(tmp_path / "compiled", data, build=plain, compile=True)
+    ours = trained(job, data)
+    assert furthest(ours, usual) < 1e-4
+    assert set(ours.state_dict()) == set(usual.state_dict())
+
+
+def relation_phases():
+    knowledge = (
+        Knowledge(kind="relation", loss="rkd_distance", layers=(("0", "0"),), pool=True),
+        Knowledge(kind="feature", loss="hint", layers=(("0", "0"),), weight=0.5),
+        Knowledge(kind="label", weight=0.1),
+    )
+    return (Phase(knowledge=knowledge),)
+
+
+@pytest.mark.parametrize("augment", [None, same])
+def test_features_teach_kept_or_asked(tmp_path, augment):
+    """Validation between epochs, of another batch size, leaves nothing behind for the next step."""
+    data = point_data(augment=augment)
+    job = make_job(tmp_path, data, build=plain, phases=relation_phases(), epochs=12)
+    curve = Loop(job, TASK, data, "cpu").run()
+    assert curve.losses[-1] < 0.8 * curve.losses[0]
+    assert not any(module._forward_hooks for module in job.model.modules())
+    assert not any(m._forward_hooks for s in job.sources for m in s.model.modules())
+
+
+def test_kept_features_teach_as_asked_ones_do(tmp_path):
+    ends = []
+    for name, augment in (("kept", None), ("asked", same)):
+        data = point_data(augment=augment)
+        job = make_job(tmp_path / name, data, build=plain, phases=relation_phases())
+        ends.append(trained(job, data))
+    assert furthest(*ends) < 1e-5
+
+
+def test_regressors_go_on_after_a_stop(tmp_path):
+    data = point_data()
+    settings = {"build": noisy_net, "phases": relation_phases()}
+    whole = trained(make_job(tmp_path / "whole", data, **settings), data)
+    with pytest.raises(Stop):
+        trained(make_job(tmp_path / "cut", data, **settings), data, stop_after(1.4, 4))
+    assert any(
+        name.startswith("objective.regressors") for name in newest(tmp_path / "cut")["learner"]
+    )
+    assert_same_state(whole, trained(make_job(tmp_path / "cut", data, **settings), data))
+
+
+def test_early_teachers_teach_early_and_late_ones_late(tmp_path):
+    data, calls = point_data(augment=same), []
+    teachers = [sharp_teacher(7), sharp_teacher(8)]
+    for number, teacher in enumerate(teachers):
+        teacher.register_forward_hook(lambda m, args, out, number=number: calls.append(number))
+    early, late = (
+        Phase(knowledge=KL4[0].knowledge, until=until, sources=(source,))
+        for until, source in ((0.5, "s0"), (1.0, "s1"))
+    )
+    job = make_job(tmp_path, data, build=plain, phases=(early, late), teachers=teachers)
+    Loop(job, TASK, data, "cpu").run()
+    assert calls == [0] * 10 + [1] * 10
+
+
+def test_the_surest_samples_come_first(tmp_path):
+    seen = []
+    data = point_data(augment=lambda batch: seen.append(batch[0]) or batch)
+    phase = Phase(knowledge=KL4[0].knowledge, easiest=0.2, easiest_end=1.0)
+    job = make_job(tmp_path, data, build=plain, phases=(phase,))
+    order = np.random.default_rng(0).permutation(40)
+    Loop(dataclasses.replace(job, surest=order), TASK, data, "cpu").run()
+    x, _ = points(40, 1)
+    easiest = {tuple(row.tolist()) for row in x[order[:8]]}
+    assert {tuple(row.tolist()) for row in seen[0]} == easiest
+    assert len({tuple(row.tolist()) for batch in seen for row in batch}) == 40

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, f1_score, log_loss
 
 from gapkit.errors import InputError
 from gapkit.multilabel import MultiLabel
-from gapkit.task import Task
+from gapkit.task import Task, pseudo_values
 
 N, K = 80, 5
 ORACLES = {
@@ -90,3 +90,17 @@ def test_what_does_not_fit_is_refused(outputs, targets, message):
 def test_an_unknown_score_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="micro_f1"):
         MultiLabel("micro_f")
+
+
+@pytest.mark.parametrize("n, n_labels, ties", [(40, 3, False), (350, 6, False), (90, 4, True)])
+def test_average_precision_without_each_group_is_that_of_the_others(n, n_labels, ties):
+    draw = torch.Generator().manual_seed(n)
+    logits = torch.randn(n, n_labels, generator=draw)
+    logits = logits.round() if ties else logits
+    targets = (torch.rand(n, n_labels, generator=draw) < 0.3).long()
+    targets[:, 0] = 0
+    targets[3, 0] = 1  # occurs in one group alone: without it the label does not count
+    task = MultiLabel()
+    slow = pseudo_values(task.score, logits, targets)
+    assert np.allclose(task.contributions(logits, targets), slow, atol=1e-10)
+    assert slow.std() > 0.1
