@@ -20,6 +20,7 @@ import linear
 import memory
 import rehearsal
 import similarity
+import training
 
 PACKAGES = ("gapkit", "torch", "numpy", "scipy", "scikit-learn")
 
@@ -29,8 +30,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "Logistic probes over five penalties": lambda: linear.table(linear.rows()),
     "FLOPs": lambda: flops.table(flops.rows()),
     "What `--dry-run` says": lambda: rehearsal.table(rehearsal.rows()),
+    "Training": lambda: training.table(training.rows()),
 }
-MODULES = (similarity, memory, linear, flops, rehearsal)
+MODULES = (similarity, memory, linear, flops, rehearsal, training)
 
 
 def report() -> str:

@@ -134,11 +134,13 @@ class Loop:
                 for taps in self._taps:
                     taps.close()
                 self.module.close()
+                self.log.close()
         for model in self.module.models:
             if _dtype(model) != self._dtype:
                 model.to(self._dtype)
         if self.crew.leads:
             self.log.write()
+            self.log.close()
         epoch, losses, scores = np.array(self.points, dtype=float).T
         return Curve(epoch, losses, scores, self.course.steps, self.seconds)
 
@@ -393,9 +395,9 @@ class Loop:
             for name, value in last.items()
             if name not in skipped and not name.startswith("balance of ")
         )
-        said = f"loss {last['loss']:.3g} ({parts})" if "loss" in last else ""
+        said = f"loss {last['loss']:.3g} = {parts}" if "loss" in last else ""
         if self.points:
-            said += f", {self.task.score_name} {self.points[-1][2]:.3f}"
+            said = f"{self.task.score_name} {self.points[-1][2]:.3f}, {said}"
         tick(done / self.job.recipe.epochs, said)
 
     def validate(self) -> float:

@@ -221,9 +221,8 @@ class Objective(nn.Module):
         # Once, so that the terms' gradients add up in the wider type.
         student = student._replace(outputs=widened(student.outputs))
         found = []
-        for part in self.knowledge if knowledge is None else knowledge:
-            if part.weight == 0:
-                continue
+        given = self.knowledge if knowledge is None else knowledge
+        for part in [part for part in given if part.weight > 0] or given:
             if part.kind == "label":
                 if targets is None:
                     raise InputError("Expected targets for label knowledge but the data gives none")
@@ -341,14 +340,19 @@ def _key(part: Knowledge, pair: tuple[str, str], place: int) -> str:
 def _pair(
     part: Knowledge, pair: tuple[str, str], student: Answer, teacher: Answer
 ) -> tuple[Tensor, Tensor]:
-    """Both tensors of a pair, pooled when the knowledge says so, or when the teacher's were stored so."""
+    """Both tensors of a pair, as vectors when the knowledge says so or their kinds differ.
+
+    Tokens are vectors too where a loss compares samples: among all tokens of a batch it would compare
+    (samples × tokens)² pairs.
+    """
     if not part.layers:
         return student.outputs, teacher.outputs
     ours, theirs = (
         _layer(student.features, pair[0], "student"),
         _layer(teacher.features, pair[1], "teacher"),
     )
-    if part.pool or (part.kind == "feature" and ours.ndim != theirs.ndim):
+    by_sample = losses.named(part.loss).by_batch and 3 in (ours.ndim, theirs.ndim)
+    if part.pool or by_sample or (part.kind == "feature" and ours.ndim != theirs.ndim):
         return pooled(ours, student.mask), pooled(theirs, teacher.mask)
     return ours, theirs
 

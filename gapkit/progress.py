@@ -32,10 +32,10 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("{task.description:<11}"),
-                BarColumn(bar_width=18),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[what]}", markup=False, table_column=_narrow()),
+                TextColumn("{task.description:<12}", table_column=_column(12)),
+                BarColumn(bar_width=18, table_column=_column(18)),
+                TimeRemainingColumn(compact=True, table_column=_column(5)),
+                TextColumn("{task.fields[what]}", markup=False, table_column=_column(None)),
                 console=Console(stderr=True),
                 transient=True,
             )
@@ -87,7 +87,8 @@ def _left(elapsed: float, done: float, total: float) -> str:
     return f" (about {max(0.0, elapsed * (total - done) / done):.0f} s left)"
 
 
-def _narrow() -> Any:
+def _column(width: int | None) -> Any:
+    """A column of that width, kept when another's text is long; None: what is left, cut at its end."""
     from rich.table import Column
 
-    return Column(no_wrap=True, overflow="ellipsis")
+    return Column(no_wrap=True, overflow="ellipsis", min_width=width)

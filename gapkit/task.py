@@ -106,7 +106,11 @@ class Classification:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, mean over samples (or over the tokens that count)."""
-        return F.cross_entropy(outputs.float().flatten(0, -2), targets.flatten())
+        if targets.ndim == 1:
+            return F.cross_entropy(outputs.float(), targets)
+        logits, labels = outputs.float().flatten(0, -2), targets.flatten()
+        counted = (labels != IGNORED).sum().clamp(min=1)  # 0 where no token counts, not nan
+        return F.cross_entropy(logits, labels, reduction="sum") / counted
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
         units = self.units(outputs, targets)

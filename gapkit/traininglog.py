@@ -31,6 +31,7 @@ class TrainingLog:
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         self.folder, self.rows = folder, [dict(row) for row in rows]
         self._shown = len(self.rows)
+        self._writer: Any = None
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One more row; its columns may be others than those before."""
@@ -53,11 +54,19 @@ class TrainingLog:
     def _show(self, rows: Sequence[Mapping[str, Any]]) -> None:
         if not rows or importlib.util.find_spec("tensorboard") is None:
             return
-        from torch.utils.tensorboard import SummaryWriter
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
 
-        step = int(rows[0]["step"])
-        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=step) as writer:
-            for row in rows:
-                for name, value in row.items():
-                    if name not in ("epoch", "step") and isinstance(value, (int, float)):
-                        writer.add_scalar(name, value, int(row["step"]))
+            step = int(rows[0]["step"])
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        for row in rows:
+            for name, value in row.items():
+                if name not in ("epoch", "step") and isinstance(value, (int, float)):
+                    self._writer.add_scalar(name, value, int(row["step"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Leave TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

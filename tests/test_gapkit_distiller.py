@@ -814,3 +814,15 @@ def test_the_surest_samples_come_first(tmp_path):
     easiest = {tuple(row.tolist()) for row in x[order[:8]]}
     assert {tuple(row.tolist()) for row in seen[0]} == easiest
     assert len({tuple(row.tolist()) for batch in seen for row in batch}) == 40
+
+
+def test_weights_may_anneal_to_and_from_nothing(tmp_path):
+    fading = Knowledge(kind="response", loss="kl", temperature=4.0, weight=1.0, weight_end=0.0)
+    rising = Knowledge(kind="label", weight=0.0, weight_end=1.0)
+    data = point_data()
+    job = make_job(tmp_path, data, build=plain, phases=(Phase(knowledge=(fading, rising)),))
+    curve = Loop(job, TASK, data, "cpu").run()
+    assert np.isfinite(curve.losses).all()
+    alone = (Phase(knowledge=(fading,)),)
+    ended = trained(make_job(tmp_path / "alone", data, build=plain, phases=alone), data)
+    assert all(weight.isfinite().all() for weight in ended.parameters())

@@ -254,3 +254,15 @@ def test_agreement_of_tokens_is_a_share_of_those_that_count():
 def test_tokens_that_do_not_fit_are_refused(labels, message):
     with pytest.raises(InputError, match=message):
         Classification().check(torch.zeros(4, 5, K), labels, "student")
+
+
+def test_tokens_none_of_which_counts_cost_nothing():
+    logits = torch.randn(2, 3, 4, requires_grad=True)
+    labels = torch.full((2, 3), -100)
+    loss = Classification().loss(logits, labels)
+    loss.backward()
+    assert loss == 0
+    assert logits.grad.abs().sum() == 0
+    labels[0, 1] = 2
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    assert Classification().loss(logits, labels).item() == pytest.approx(expected.item())
