@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from gapkit import distiller
 from gapkit.crew import Crew
 from gapkit.data import Data
 from gapkit.distiller import Loop
@@ -16,7 +17,14 @@ from gapkit.job import Job
 from gapkit.knowledge import Knowledge, knowledge_named
 from gapkit.plans import Phase
 from gapkit.task import Classification
-from tests.training_fixtures import make_job, plain, point_data, seeded_model
+from tests.training_fixtures import (
+    make_job,
+    noisy_net,
+    plain,
+    point_data,
+    seeded_model,
+    shaken,
+)
 
 STEPS = 20
 LABEL = Knowledge(kind="label", weight=0.5)
@@ -86,11 +94,28 @@ def train(folder: Path, batch_size: int, crew: Crew | None = None) -> dict[str, 
     return ends
 
 
+def train_twice(folder: Path, crew: Crew) -> dict[str, dict]:
+    """With dropout and augmentation: to the end, and again from a checkpoint within the last epoch."""
+    distiller.SAVE_SECONDS, distiller.CHECK_STEPS = 0.0, 2
+    data, ends = point_data(160, augment=shaken), {}
+    for name in ("whole", "resumed"):
+        made = make_job(folder / "resumed", data, build=noisy_net, batch_size=8, epochs=2)
+        loop = Loop(made, Classification(), data, "cpu", crew)
+        loop.run()
+        ends[name] = {key: w.clone() for key, w in made.model.state_dict().items()}
+        ends[name]["steps"] = torch.tensor(len(loop.log.rows))
+        newest = max((folder / "resumed").glob("checkpoint-*.pt"))
+        if crew.agree(crew.leads):  # waits until the first process is here
+            newest.unlink(missing_ok=True)
+    return ends
+
+
 if __name__ == "__main__":
     from gapkit.engine import launch
 
     torch.set_num_threads(1)
     together = launch(2, "ddp", "cpu")
     found = train(Path(sys.argv[1]), 8, together)
+    found |= train_twice(Path(sys.argv[1]), together)
     if together.leads:
         torch.save(found, Path(sys.argv[1]) / "together.pt")

@@ -15,6 +15,7 @@ from gapkit.crew import Crew
 from gapkit.engine import launch
 from gapkit.errors import InputError
 from tests.crew_fixtures import NAMES, job, train
+from tests.training_fixtures import make_job, noisy_net, point_data
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +58,13 @@ def test_two_processes_are_one_with_the_doubled_batch(together, single, case, tm
         other = single["kl"]
         if [w.shape for w in other.values()] == [w.shape for w in theirs.values()]:
             assert max((a - b).abs().max() for a, b in zip(other.values(), theirs.values())) > 1e-4
+
+
+def test_two_processes_go_on_within_an_epoch_with_their_own_random_states(together):
+    whole, resumed = (together[0][name] for name in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    first = make_job(together[1] / "x", point_data(160), build=noisy_net).model.state_dict()
+    assert max((whole[n].double() - first[n].double()).abs().max() for n in first) > 0.01
 
 
 def test_the_first_process_alone_writes(together):

@@ -826,3 +826,34 @@ def test_weights_may_anneal_to_and_from_nothing(tmp_path):
     alone = (Phase(knowledge=(fading,)),)
     ended = trained(make_job(tmp_path / "alone", data, build=plain, phases=alone), data)
     assert all(weight.isfinite().all() for weight in ended.parameters())
+
+
+@pytest.mark.parametrize("scheme", ["offline", "dense", "online", "self", "cross_modal"])
+def test_modes_and_gradients_are_right_in_every_scheme_and_phase(tmp_path, scheme):
+    """Learners train, validation does not, teachers never do; BatchNorm counts training batches alone."""
+    data, calls = point_data(augment=same), []
+    teachers = [sharp_teacher(7, noisy_net), sharp_teacher(8, noisy_net)]
+    phases = (LABELS[0].with_(until=0.5), KL4[0])
+    job = make_job(tmp_path, data, phases=phases, teachers=teachers)
+    peers = (seeded_model(noisy_net, 4, 9),) * (scheme == "online")
+    fields = {"scheme": scheme, "peers": (4,) * len(peers), "exits": ("0",) * (scheme == "self")}
+    job = dataclasses.replace(job, stage=job.stage.with_(**fields), peers=peers)
+    for who, model in [("own", job.model), *(("peer", p) for p in peers)]:
+        model.register_forward_hook(
+            lambda m, args, out, who=who: calls.append((who, m.training, m[1].training, len(out)))
+        )
+    for teacher in teachers:
+        teacher.register_forward_hook(
+            lambda m, args, out: calls.append(("teacher", m.training, m[1].training, len(out)))
+        )
+        before = state(teacher)
+    Loop(job, TASK, data, "cpu").run()
+    learned = [call for call in calls if call[0] != "teacher" and call[3] == 8]
+    assert len(learned) == 20 * (1 + len(peers))
+    assert all(call[1] and call[2] for call in learned)
+    assert not any(call[1] or call[2] for call in calls if call[0] == "teacher" or call[3] != 8)
+    for model in (job.model, *peers):
+        assert model[1].num_batches_tracked == 20
+    assert all(weight.grad is None for teacher in teachers for weight in teacher.parameters())
+    assert_same_state(teachers[1], type("Before", (), {"state_dict": lambda self: before})())
+    assert sum(call[0] == "teacher" and call[3] == 8 for call in calls) == 40  # at every batch
