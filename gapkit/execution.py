@@ -99,7 +99,7 @@ class Execution:
         return StageResult(
             name=stage.name,
             size=stage.size,
-            sources=stage.sources,
+            sources=stage.taught_by,
             knowledge=stage.learns,
             trainings=tuple(trained),
             kept=kept,

@@ -208,12 +208,14 @@ class Stage(Record):
     @property
     def learns(self) -> str:
         """What the stage learns from, in a few words."""
-        words = ", then ".join(map(str, self.phases))
-        if self.peers:
-            words += f", together with {', '.join(map(str, self.peers))}"
-        if self.exits:
-            words += f", exits at {', '.join(self.exits)}"
-        return words
+        return ", then ".join(map(str, self.phases))
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """Who teaches it: its sources, its peers, itself (its deepest output); nobody for labels alone."""
+        peers = f"peers of size {', '.join(map(str, self.peers))}"
+        own = f"itself, at {', '.join(self.exits)}"
+        return (*self.sources, *([peers] if self.peers else ()), *([own] if self.exits else ()))
 
 
 class Alternative(Record):

@@ -200,7 +200,7 @@ def knowledge_words(knowledge: Sequence[Knowledge]) -> str:
 
 def stage_knowledge(stage: Stage) -> str:
     """What a stage learns from, phase by phase."""
-    phrases = [knowledge_words(phase.knowledge) for phase in stage.phases]
+    phrases = [str(phase) for phase in stage.phases]
     if len(phrases) == 1:
         return phrases[0]
     ends = [f"to {phase.until * 100:.0f} %" for phase in stage.phases]

@@ -37,7 +37,7 @@ def _lead(plan: Plan, results: Results, say: Wording) -> Iterator[Block]:
         + (f" The search for it cost {cost_words(plan.search_cost)}." if plan.search_cost.student_trainings else "")
     )  # fmt: skip
     stages = "; ".join(
-        f"{stage.name} (size {stage.size}) taught by {' and '.join(stage.sources) or 'labels alone'}"
+        f"{stage.name} (size {stage.size}) taught by {' and '.join(stage.taught_by) or 'labels alone'}"
         for stage in plan.stages
     )
     yield Figure(
@@ -59,7 +59,7 @@ def _lead(plan: Plan, results: Results, say: Wording) -> Iterator[Block]:
         caption="The stages in full.",
         columns=("Stage", "Size", "Taught by", "Starts from", "Learns", "Seeds", "Differs"),
         rows=tuple(
-            (stage.name, str(stage.size), ", ".join(stage.sources) or "labels", stage.init,
+            (stage.name, str(stage.size), ", ".join(stage.taught_by) or "labels", stage.init,
              stage_knowledge(stage), ", ".join(map(str, stage.seeds)),
              ", ".join(f"{key} {value}" for key, value in stage.recipe.items()) or "–")
             for stage in plan.stages

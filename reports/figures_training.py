@@ -47,7 +47,8 @@ def plan_diagram(ax: Axes, plan: Plan, outcome: Outcome | None, say: Wording) ->
     skips = any(
         rows[stage.name] - rows[source] > 1 for stage in plan.stages for source in stage.sources
     )
-    ax.set_xlim(-1.2 if skips else -0.05, 7.2)
+    widest = 0.4 + 0.25 * max(len(stage.sources) for stage in plan.stages)
+    ax.set_xlim(-widest if skips else -0.05, 7.2)
     ax.set_ylim(len(rows) - 1 + 0.45, -0.45)
     ax.axis("off")
 
@@ -62,15 +63,16 @@ def _box(ax: Axes, row: int, name: str, stage: Stage | None, last: bool) -> None
         facecolor=ROLES[role] + "18", edgecolor=ROLES[role], linewidth=1.2, mutation_aspect=0.8,
     )  # fmt: skip
     ax.add_patch(patch)
-    below = (
-        "as given"
-        if stage is None
-        else f"size {stage.size}, {_seeds(stage)}{'' if stage.sources else ', labels alone'}"
-    )
+    below = "as given" if stage is None else f"size {stage.size}, {_seeds(stage)}{_without(stage)}"
     ax.text(BOX_WIDTH / 2, row - 0.09, short(printable(name), 26), ha="center", va="center",
             weight="bold", color=ROLES[role])  # fmt: skip
     ax.text(BOX_WIDTH / 2, row + 0.12, short(printable(below), 34), ha="center", va="center",
             fontsize=8.5)  # fmt: skip
+
+
+def _without(stage: Stage) -> str:
+    """Who teaches a stage that has no sources."""
+    return "" if stage.sources else f", {' and '.join(stage.taught_by) or 'labels alone'}"
 
 
 def _seeds(stage: Stage) -> str:
@@ -86,11 +88,11 @@ def _arrows(ax: Axes, rows: dict[str, int], stage: Stage) -> None:
         if target - start == 1:
             x = BOX_WIDTH / 2
             ax.annotate("", (x, target - half), (x, start + half), arrowprops=style)
-        else:
-            bend = f"bar,angle=180,fraction={-0.25 - 0.06 * order:g}"
-            style["connectionstyle"] = bend
-            ax.annotate("", (0, target - 0.05), (0, start), arrowprops=style)
-    if stage.sources:
+            continue
+        beside, end = -0.3 - 0.25 * order, target - 0.08 + 0.1 * order
+        ax.plot([0, beside, beside], [start, start, end], color=QUIET, linewidth=1.1)
+        ax.annotate("", (0, end), (beside, end), arrowprops=style)
+    if stage.taught_by:
         words = textwrap.wrap(printable(stage_knowledge(stage)), 46, max_lines=2, placeholder=" …")
         ax.text(BOX_WIDTH / 2 + 0.15, target - 0.5, "\n".join(words), va="center", fontsize=8.5,
                 color=QUIET)  # fmt: skip
