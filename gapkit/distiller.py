@@ -16,23 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gapkit.answers import OUTPUTS, Kept, Source, predict
+from gapkit.answers import predict
 from gapkit.checkpoint import Checkpoints, random_states, restore_random_states
 from gapkit.course import Course
 from gapkit.crew import Crew
 from gapkit.data import Batch, Data
 from gapkit.engine import Casting, make_fabric
 from gapkit.errors import InputError
-from gapkit.guest import guest, moved, seeded
+from gapkit.guest import moved, seeded
 from gapkit.heard import Means, Pending
 from gapkit.job import Curve, Job
 from gapkit.learner import Balance, Learner, Lesson
-from gapkit.objective import Objective, Term, layers_of
+from gapkit.objective import Objective, Term
 from gapkit.optimizer import make_optimizer, make_schedule
-from gapkit.probes.layers import device_of
 from gapkit.schemes import Moment, scheme_named
-from gapkit.taps import Answer, Taps, ask, attention_mask, shapes
+from gapkit.taps import Answer
 from gapkit.task import IGNORED, Task
+from gapkit.teachers import Teachers
 from gapkit.traininglog import TrainingLog
 
 log = logging.getLogger("gapkit")
@@ -68,8 +68,10 @@ class Loop:
             job.stage, recipe, job.seed, data.size("train"), self.crew.world, job.surest
         )
         self._dtype = _dtype(job.model)
+        self.teachers = Teachers(job, task, data)
         self.module = self._learner()
         self.fabric = make_fabric(device, recipe.precision, self.crew, self.module.has_helpers)
+        self.teachers.device = self.fabric.device
         if recipe.compile:
             for model in self.module.models:
                 model.compile()
@@ -83,7 +85,6 @@ class Loop:
         self.points: list[tuple[int, float, float]] = []
         self.log = TrainingLog(job.folder)
         self._random: Any = None
-        self._taps: list[Taps] = []
         self._start = self._saved = time.perf_counter()
         self._say_batch_norm()
 
@@ -100,20 +101,9 @@ class Loop:
             first = np.arange(min(2, self.data.size("train")))
             with seeded(0):
                 raw = next(iter(self.data.batches("train", 2, first))).raw
-            teachers = [
-                self._shapes(source, kept, first, raw)
-                for source, kept in zip(job.sources, job.kept)
-            ]
+            teachers = self.teachers.shapes(first, raw)
             learner.build(self.data.student_view(raw), teachers, job.seed)
         return learner
-
-    def _shapes(self, source: Source, kept: Kept | None, positions: np.ndarray, raw: Any) -> Answer:
-        """A source's answer to some samples, for its shapes."""
-        if kept is not None:
-            return self._kept_answer(kept, positions, raw, source)
-        here = moved(raw, device_of(source.model))
-        layers = layers_of(self.job.knowledge, 1)
-        return shapes(source.model, self._view(source)(here), self.task.outputs, layers, source.key)
 
     def run(self, tick: Tick | None = None) -> Curve:
         """Train to the end from wherever the checkpoint stands; `tick` hears the share that is done.
@@ -121,18 +111,11 @@ class Loop:
         The model keeps its dtype: a "bf16-true" or "64-true" training is converted back at the end.
         """
         self.resume()
-        teaching = [source.model for source in self.job.sources]
-        with guest(*teaching):
-            for model in teaching:
-                model.to(self.fabric.device)
-            layers = self.module.objective.teacher_layers
-            self._taps = [Taps(model, layers, "teacher") for model in teaching]
+        with self.teachers.open():
             try:
                 while self.next_epoch < self.job.recipe.epochs:
                     self.epoch(self.next_epoch, tick)
             finally:
-                for taps in self._taps:
-                    taps.close()
                 self.module.close()
                 self.log.close()
         for model in self.module.models:
@@ -249,28 +232,7 @@ class Loop:
         raw = self.data.augment(batch.raw) if self.data.augment else batch.raw
         raw = moved(raw, self.fabric.device)
         targets = self.data.target(raw)
-        teachers = []
-        for place in moment.places:
-            source, kept = self.job.sources[place], self.job.kept[place]
-            if kept is not None:
-                teachers.append(self._kept_answer(kept, batch.positions, raw, source))
-                continue
-            with torch.no_grad():
-                view = self._view(source)(raw)
-                taps = self._taps[place] if self._taps else None
-                teachers.append(ask(source.model, view, self.task.outputs, taps))
-        return raw, targets, teachers
-
-    def _kept_answer(self, kept: Kept, positions: np.ndarray, raw: Any, source: Source) -> Answer:
-        """A source's answer from what was kept; its mask comes with the batch."""
-        device = getattr(self, "fabric", None) and self.fabric.device
-        rows = moved(dict(kept.rows(positions)), device) if device else dict(kept.rows(positions))
-        features = {name.partition("/")[2]: rows[name] for name in rows if name != OUTPUTS}
-        mask = attention_mask(self._view(source)(raw)) if features else None
-        return Answer(rows[OUTPUTS], features, mask)
-
-    def _view(self, source: Source) -> Any:
-        return self.data.teacher_view if source.sees == "teacher" else self.data.student_view
+        return raw, targets, self.teachers.answers(batch.positions, raw, moment.places)
 
     def _shares(
         self, targets: Sequence[Tensor | None], batches: Sequence[Batch], sizes: list[int]

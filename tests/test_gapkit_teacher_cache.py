@@ -17,7 +17,8 @@ import torch
 
 import gapkit.teacher_cache as module
 from gapkit.errors import InputError
-from gapkit.teacher_cache import TeacherCache, TopK, dense, top_k_of
+from gapkit.teacher_cache import TeacherCache
+from gapkit.topk import TopK, dense, top_k_of
 
 IDENTITY = {"weights": "f00d", "split": "train"}
 N = 23
