@@ -300,6 +300,23 @@ class Objective(nn.Module):
         )
 
 
+def refusal(task: Task, knowledge: Sequence[Knowledge], outputs: Tensor) -> str:
+    """Why answers of this shape cannot teach so, such as too few classes; "" when they can.
+
+    Args:
+        outputs: of a few samples, for their shape.
+    """
+    taught = [part for part in knowledge if part.kind != "label" and not part.layers]
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(outputs.shape, generator=draw) for _ in range(2))
+    try:
+        if taught:
+            Objective(task, taught).terms(Answer(ours, {}), [Answer(theirs, {})], None)
+    except InputError as error:
+        return "" if "targets for loss" in str(error) else str(error)
+    return ""
+
+
 def widened(outputs: Tensor) -> Tensor:
     """Outputs in float32 at least."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -33,7 +33,7 @@ def preflight(
             outputs = _answer(task, model, view, f"{who} on {split}")
             task.check(outputs, targets, who)
             widths[who] = tuple(outputs.shape[1:])
-        if len(set(widths.values())) > 1:
+        if task.same_shape and len(set(widths.values())) > 1:
             got = " and ".join(
                 str(width[0] if len(width) == 1 else width) for width in widths.values()
             )

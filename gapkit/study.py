@@ -11,10 +11,12 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from gapkit import losses
+from gapkit.answers import predict
 from gapkit.controls import Controls, standard_controls
 from gapkit.crew import Crew
 from gapkit.data import Data
@@ -26,6 +28,7 @@ from gapkit.family import Family, Size, count_parameters
 from gapkit.gap import Gap
 from gapkit.knowledge import MENUS, Knowledge
 from gapkit.measurement import Measurements
+from gapkit.objective import refusal
 from gapkit.outcome import Outcome, StageResult, Training
 from gapkit.planner import Trial
 from gapkit.plans import Plan
@@ -40,6 +43,8 @@ from gapkit.task import Task
 from gapkit.trainings import Trainings
 from gapkit.weights import hash_state, hash_weights, on_device, read_state
 from gapkit.wording import Wording
+
+REFUSAL_SAMPLES = 8
 
 Heard = Callable[[str, float, float, str], None]
 
@@ -143,12 +148,27 @@ class Study:
     @cached_property
     def knowledge(self) -> dict[str, tuple[Knowledge, ...]]:
         """Name -> knowledge of all arms: the standard ones and the recipe's own."""
-        own, menu = self.recipe.knowledge, MENUS[self.task.kind]
+        own = self.recipe.knowledge
+        menu = {
+            name: parts
+            for name, parts in MENUS[self.task.kind].items()
+            if name == own or name not in self.refused
+        }
         if isinstance(own, str):
-            return dict(menu)
+            return menu
         if callable(own):
             own = (Knowledge(kind="response", loss=registered(own)),)
         return {"own": tuple(own)} | menu
+
+    @cached_property
+    def refused(self) -> dict[str, str]:
+        """Standard mixtures that this task's outputs are too small for -> why."""
+        few = np.arange(min(REFUSAL_SAMPLES, self.data.size("train")))
+        student = self.student_for_pricing
+        outputs = predict(student, self.data, "train", self.task, self.device, positions=few)
+        menu = MENUS[self.task.kind]
+        reasons = {name: refusal(self.task, parts, outputs) for name, parts in menu.items()}
+        return {name: reason for name, reason in reasons.items() if reason}
 
     @property
     def recipe_name(self) -> str:
@@ -347,7 +367,8 @@ class Study:
             ("teacher", self._teacher, self.family.teacher),
             ("student", self._student, self.family.student),
         )
-        return [
+        refused = [f"Not tried: {name}. {reason}." for name, reason in self.refused.items()]
+        return refused + [
             f"The {who} given has {count_parameters(model):,} parameters, size {size} of the family "
             f"{self.family.parameters(size):,}: the controls speak of the latter."
             for who, model, size in pairs

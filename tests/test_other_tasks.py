@@ -1,4 +1,4 @@
-"""Every kind of task from data to a PDF: measured, diagnosed without controls, reported; training refused."""
+"""Every kind of task from data to a PDF: measured, diagnosed, planned, distilled, reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch.utils.data import TensorDataset
 
 import gapkit as gk
 from gapkit.knowledge import MENUS, knowledge_named
+from gapkit.objective import refusal
 from gapkit.plans import Cost, Predicted
+from gapkit.taps import Answer
 
 N, WIDTH, N_OUT = 240, 8, 3
 
@@ -148,3 +150,82 @@ def test_knowledge_of_another_task_is_refused_before_anything_is_trained(tmp_pat
         with pytest.raises(gk.InputError, match="for a task of regression, one of scratch, mse"):
             verb()
     assert not (tmp_path / "run" / "trainings").exists()
+
+
+def two_classes(n: int, seed: int):
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    return TensorDataset(torch.eye(2, 4)[y] * 1.5 + torch.randn(n, 4, generator=draw), y)
+
+
+def test_mixtures_that_need_more_classes_are_left_out_and_named(tmp_path):
+    work = gk.Study(
+        name="two",
+        task=gk.Classification(),
+        data=gk.Data(train=two_classes(120, 1), test=two_classes(120, 2)),
+        family=gk.Family(
+            lambda w: nn.Sequential(nn.Linear(4, w), nn.ReLU(), nn.Linear(w, 2)),
+            sizes=[2, 4, 16],
+            student=2,
+            teacher=16,
+        ),
+        recipe=gk.Recipe(epochs=2, batch_size=16, lr=0.05),
+        device="cpu",
+        out=tmp_path / "run",
+    )
+    assert set(work.knowledge) == {"scratch", "kl4", "kl1"}
+    verdict = work.diagnose(budget=4)
+    told = [
+        note for note in verdict.notes if note.startswith("Not tried: dist1. Expected at least 3")
+    ]
+    assert len(told) == 1
+    assert work.distill(work.plan(budget=2)).score.value > 0.5
+
+
+@pytest.mark.parametrize("task", [gk.Regression(), gk.MultiLabel()])
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 2), (8, 5)])
+def test_whatever_the_menu_offers_can_be_learned_from(task, shape):
+    if task.kind == "multilabel" and len(shape) == 1:
+        shape = (8, 1)
+    outputs = task.outputs(torch.randn(shape, requires_grad=True))
+    offered = [
+        parts for parts in MENUS[task.kind].values() if not refusal(task, parts, outputs.detach())
+    ]
+    assert len(offered) >= 2
+    targets = (torch.randn(outputs.shape) > 0).float()
+    for parts in offered:
+        terms = gk.Objective(task, parts).terms(
+            Answer(outputs, {}), [Answer(torch.randn(outputs.shape), {})], targets
+        )
+        assert all(term.value.isfinite() for term in terms)
+
+
+def test_an_embedding_of_another_width_is_measured_and_distilled(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(120, WIDTH, generator=draw))
+    torch.manual_seed(0)
+    narrow = lambda w: nn.Sequential(nn.Linear(WIDTH, w), nn.Tanh())  # noqa: E731
+    work = gk.Study(
+        name="narrow",
+        task=gk.Embedding(),
+        teacher=narrow(12),
+        student=narrow(3),
+        data=gk.Data(train=data, validation=data, test=data),
+        family=gk.Family(narrow, sizes=[3, 12], student=3, teacher=12),
+        recipe=gk.Recipe(epochs=30, batch_size=40, lr=1e-2, knowledge="cosine"),
+        device="cpu",
+        out=tmp_path / "run",
+    )
+    stage = gk.Stage(
+        name="student",
+        size=3,
+        sources=("teacher",),
+        phases=(gk.Phase(knowledge=knowledge_named("cosine", "embedding")),),
+    )
+    nothing = Predicted(low=0, value=0, high=0)
+    outcome = work.distill(
+        gk.Plan(
+            study="narrow", stages=(stage,), predicted=nothing, predicted_run=nothing, cost=Cost()
+        )
+    )
+    assert outcome.score.value > outcome.before.value
