@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from gapkit.gap import ControlRun
+from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurement, Measurements
-from gapkit.probes.interval import bonferroni_level, difference_interval, measured, paired
+from gapkit.probes.interval import (
+    bonferroni_level,
+    difference_interval,
+    measured,
+    paired,
+    undefined,
+)
 from gapkit.wording import Wording
 
 SPLIT = "validation"  # validation decides
@@ -30,6 +37,10 @@ class Case:
         teacher_score: what the user believes the teacher scores; None when not said.
         left_out: names of controls that were wanted but not run.
         groups: (N,) names of validation samples that depend on each other; None for independent ones.
+        student_history: scores by epoch of the user's own training; empty when not said.
+        knowledge: what the user's student learned from; empty when not said.
+        same_view: whether teacher and student see the same of a sample.
+        slices: name -> (N,) declared value of each validation sample.
     """
 
     measurements: Measurements
@@ -39,6 +50,10 @@ class Case:
     teacher_score: float | None = None
     left_out: tuple[str, ...] = ()
     groups: Any = None
+    student_history: tuple[float, ...] = ()
+    knowledge: tuple[Knowledge, ...] = ()
+    same_view: bool = True
+    slices: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def say(self) -> Wording:
@@ -105,6 +120,12 @@ class Case:
             better="higher",
             estimator=f"{interval.method}, {interval.n_seeds} seed(s){note}",
         )
+
+
+def unmeasured(name: str, n: int) -> Measurement:
+    """Points that no training measured: nan, with that reason."""
+    nothing = undefined("no control measured them", n)
+    return measured(name, "student", SPLIT, nothing)
 
 
 def n_seeds(first: Scores, second: Scores) -> int:

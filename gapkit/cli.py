@@ -158,18 +158,29 @@ def report(
     to: Annotated[
         Path | None, typer.Option("--to", help="A .pdf or .md file; default OUT/gap.pdf.")
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Print the quality gates; exit 1 unless all of them pass."),
+    ] = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Write the PDF of what the run folder holds."""
     with _opened(study, out) as opened:
-        result = (
-            _quoted(opened, ("report",)) if dry_run else _watched(opened, lambda s: s.report(to))
-        )
+        if dry_run:
+            work = _quoted(opened, ("report",))
+        else:
+            path, gates = _watched(opened, lambda s: (s.report(to), s.gates() if check else ()))
     if dry_run:
-        _show(result, as_json)
+        _show(work, as_json)
+        return
+    if as_json:
+        judged = {"gates": [json.loads(gate.model_dump_json()) for gate in gates]} if check else {}
+        print(json.dumps({"report": str(path)} | judged))
     else:
-        print(json.dumps({"report": str(result)}) if as_json else f"report   {result}")
+        print(*gates, f"report   {path}", sep="\n")
+    if any(gate.state != "passed" for gate in gates):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gapkit.case import SPLIT, Case
 from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
+from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurements
 from gapkit.waterfall import build_waterfall
 
@@ -24,11 +25,16 @@ def diagnose(
     left_out: Sequence[str] = (),
     notes: Sequence[str] = (),
     groups: Any = None,
+    student_history: Sequence[float] = (),
+    knowledge: Sequence[Knowledge] = (),
+    same_view: bool = True,
+    slices: Mapping[str, Any] | None = None,
 ) -> Gap:
     """Name why the student falls short, with evidence; "undetermined" when it does not decide.
 
-    Reads validation only. Causes that can be recovered without changing the student's size come
-    first, by points; `capacity` leads only when none of them excludes zero.
+    Reads validation, and train where it shows what was taught and learned; never test. Causes that can be
+    recovered without changing the student's size come first, by points; `capacity` leads only when none
+    of them excludes zero; evidence whose points no control measured comes last.
 
     Args:
         measurements: of gapkit.probes.survey.measure, on validation at least.
@@ -39,6 +45,11 @@ def diagnose(
         left_out: names of controls that the budget did not reach.
         notes: what else the controls have to say.
         groups: (n,) names of validation samples that depend on each other; intervals are then over groups.
+        student_history: scores by epoch of the user's own training.
+        knowledge: what the user's student learned from.
+        same_view: whether teacher and student see the same of a sample.
+        slices: name -> (n,) declared value of each validation sample, to look for controls that beat the
+            teacher there.
     """
     case = Case(
         measurements=measurements,
@@ -48,6 +59,10 @@ def diagnose(
         teacher_score=teacher_score,
         left_out=tuple(left_out),
         groups=groups,
+        student_history=tuple(student_history),
+        knowledge=tuple(knowledge),
+        same_view=same_view,
+        slices=slices or {},
     )
     findings = find_causes(case)
     return Gap(
@@ -75,20 +90,33 @@ def find_causes(case: Case) -> list[Finding]:
     if equal is not None:
         found = [
             equal,
-            *(item for item in found if item.cause in ("harness_fault", "false_success")),
+            *(item for item in found if item.cause in HIDDEN),
         ]
     found.sort(key=_rank)
     return found or [undetermined(case)]
 
 
+HIDDEN = ("harness_fault", "false_success", "scheme_mismatch")  # what an average can hide
+
 _ORDER: dict[Cause, int] = {"harness_fault": 0, "capacity": 2, "false_success": 3, "no_gap": 4}
 """Before what needs no other size (1), or after it; a bad slice says more than an average without a gap."""
 
+_UNMEASURED, _AHEAD = 4.5, 5
+"""Evidence whose points no control measured comes after what excludes zero; a student that is ahead of its
+teacher has, first of all, no gap."""
 
-def _rank(finding: Finding) -> tuple[int, float]:
-    """A harness fault, then what needs no other size by points, then capacity."""
-    points = finding.points.value
-    return _ORDER.get(finding.cause, 1), -points if not math.isnan(points) else math.inf
+
+def _rank(finding: Finding) -> tuple[float, float, float]:
+    """A harness fault, what needs no other size by points, capacity, slices, then what is not measured."""
+    points = finding.points
+    order: float = _ORDER.get(finding.cause, 1)
+    if finding.cause == "scheme_mismatch" and points.low > 0:
+        of_a_control = points.name != "student minus teacher"
+        order = _ORDER["false_success"] if points.group else 1 if of_a_control else _AHEAD
+    elif order == 1 and not points.low > 0:
+        order = _UNMEASURED
+    value = points.value if not math.isnan(points.value) else -math.inf
+    return order, -value, -finding.probability
 
 
 def undetermined(case: Case) -> Finding:
@@ -161,12 +189,27 @@ _CLAUSES: dict[Cause, str] = {
     "pipeline_fault": "Its training is at fault: the same recipe run by gapkit gains {points}.",
     "optimization": "Training itself loses {points}: a teacher-sized student falls short by that.",
     "coverage": "Off its training set it loses {points} more than the teacher.",
+    "input_gap": "Its view lacks what the teacher sees: {points}.",
+    "overconfident_teacher": "Its teacher's answers say little beyond the labels: {points} come with others.",
+    "scheme_mismatch": "Its teacher is not the best source: {points} more are reached without it{where}.",
     "capacity": "Its size bounds the remaining {points}.",
     "false_success": "The average hides {group}, where it is {points} behind.",
 }
 
 
+_UNMEASURED_CLAUSES: dict[Cause, str] = {
+    "undertrained": "Its own scores were still rising when its training ended.",
+    "overconfident_teacher": "Its teacher's answers say little beyond the labels.",
+    "blind_layer": "One of its teacher's layers that matter came no nearer by training.",
+    "uniform_transfer": "It learns layers with equal weight of which some do not matter.",
+    "scheme_mismatch": "Its teacher does not stay valid over time.",
+    "input_gap": "Its view does not hold what the teacher's first layer sees.",
+}
+
+
 def _clause(case: Case, finding: Finding) -> str:
+    if not finding.points.low > 0 and finding.cause in _UNMEASURED_CLAUSES:
+        return _UNMEASURED_CLAUSES[finding.cause]
     clause = _CLAUSES[finding.cause]
     same, knowledge = case.controls.get("same recipe"), finding.remedy.knowledge
     if finding.cause == "harsh_targets" and same is not None and same.recipe == "scratch":
@@ -175,4 +218,5 @@ def _clause(case: Case, finding: Finding) -> str:
         points=case.say.magnitude(finding.points),
         remedy="labels alone" if knowledge == "scratch" else f"{knowledge} instead",
         group=finding.points.group,
+        where=f" on {finding.points.group}" if finding.points.group else "",
     )

@@ -72,12 +72,15 @@ class Remedy(Record):
 class Finding(Record):
     """One cause that holds, the points it explains and why it is believed.
 
-    `points` is in score units (a share of 1 for accuracy): what the remedy recovers.
+    `points` is in score units (a share of 1 for accuracy): what the remedy recovers; nan with a reason
+    where no training measured it. `probability` that the cause holds, from 0 to 1 (gapkit.confidence says
+    how it is had; 0 where nothing is stated), `confidence` its word.
     """
 
     cause: Cause
     points: Measurement
     confidence: Literal["high", "moderate", "low"]
+    probability: float = Field(default=0.0, ge=0, le=1)
     evidence: tuple[Evidence, ...] = Field(min_length=1)
     would_change: str
     remedy: Remedy

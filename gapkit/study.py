@@ -17,6 +17,7 @@ from torch import nn
 
 from gapkit import losses
 from gapkit.answers import predict
+from gapkit.choice import choose_knowledge
 from gapkit.controls import Controls, standard_controls
 from gapkit.crew import Crew
 from gapkit.data import Data
@@ -26,6 +27,8 @@ from gapkit.errors import InputError
 from gapkit.execution import Execution
 from gapkit.family import Family, Size, count_parameters
 from gapkit.gap import Gap
+from gapkit.gates import check_gates
+from gapkit.grounds import Gate, Grounds
 from gapkit.knowledge import MENUS, Knowledge
 from gapkit.measurement import Measurements
 from gapkit.objective import refusal
@@ -63,7 +66,7 @@ class Study:
         recipe: how the user trains.
         teacher: the trained teacher; None: the family's teacher size is trained on labels.
         student: the trained student that disappoints; None: gapkit distils it by `recipe.knowledge`.
-        student_history: scores by epoch of the user's own training, shown beside gapkit's.
+        student_history: scores by epoch of the user's own training: whether it still rose when it ended.
         teacher_checkpoints: earlier states of the teacher (state dicts, or paths to safetensors or
             weights-only files), oldest first; a plan may name them as sources.
         teacher_score: what the user believes the teacher scores.
@@ -311,6 +314,8 @@ class Study:
         request: dict[str, Any] = {"controls": controls, "budget": budget if controls else 0}
         if self.teacher_score is not None:
             request["teacher_score"] = self.teacher_score
+        if self.student_history:
+            request["student_history"] = list(self.student_history)
         found = self.run.load("gap", Gap, request)
         if found is not None:
             return found
@@ -326,6 +331,10 @@ class Study:
             left_out=runner.left_out,
             notes=[*self._notes(), *runner.notes],
             groups=self.data.groups("validation"),
+            student_history=self.student_history,
+            knowledge=self.knowledge.get(self.recipe_name, ()),
+            same_view=self.data.same_view,
+            slices=self.data.slices("validation"),
         )
         self.run.save("gap", gap, request)
         return gap
@@ -496,17 +505,38 @@ class Study:
         proposal, _ = self._search(gap, 0.0, FRACTIONS, [*searched, *fresh])
         return proposal if all(stage.name != missed.name for stage in proposal.stages) else None
 
+    def gates(self) -> tuple[Gate, ...]:
+        """Answer the quality gates from whatever the run folder holds."""
+        return check_gates(self._grounds())
+
+    def _grounds(self) -> Grounds:
+        return Grounds(
+            self.measure(),
+            self.run.load("gap", Gap),
+            self.run.load("plan", Plan),
+            self.run.load("outcome", Outcome),
+            task=self.task.kind,
+            score_name=self.task.score_name,
+            unit=self.task.unit,
+            refused=tuple(self.refused),
+            same_view=self.data.same_view,
+            groups=self.data.groups("validation"),
+        )
+
     def report(self, path: str | Path | None = None) -> Path:
         """Write the PDF (or .md) of whatever the run folder holds; default: gap.pdf in it."""
         from gapkit.reports import write as write_report
 
+        grounds = self._grounds()
         return write_report(
             self.run.path("gap.pdf") if path is None else path,
             study=self.name,
-            measurements=self.measure(),
-            gap=self.run.load("gap", Gap),
-            plan=self.run.load("plan", Plan),
-            outcome=self.run.load("outcome", Outcome),
+            measurements=grounds.measurements,
+            gap=grounds.gap,
+            plan=grounds.plan,
+            outcome=grounds.outcome,
+            gates=check_gates(grounds),
+            choice=None if grounds.lead is None else choose_knowledge(grounds),
             manifest=self._manifest(),
             task_unit=self.task.unit,
         )

@@ -121,6 +121,7 @@ def standard() -> tuple[Probe, ...]:
     """gapkit's own probes, then the registered ones."""
     from gapkit.probes.attribution import AttributionProbe
     from gapkit.probes.capacity import CapacityProbe
+    from gapkit.probes.harness import HarnessProbe
     from gapkit.probes.linear import LinearProbe
     from gapkit.probes.maps import SimilarityProbe
     from gapkit.probes.relation import RelationProbe
@@ -129,6 +130,7 @@ def standard() -> tuple[Probe, ...]:
 
     own: tuple[Probe, ...] = (
         ResponseProbe(),
+        HarnessProbe(),
         SimilarityProbe(),
         LinearProbe(),
         RelationProbe(),

@@ -48,7 +48,7 @@ class ResponseProbe:
     name = "response"
 
     def measure(self, seen: Mapping[str, Seen], setting: Setting) -> Iterable[Result]:
-        """Everything on validation and test; score, agreement and contributions on train too."""
+        """Everything on validation and test; score, agreement, contributions and how sure the teacher is on train."""
         kinds = {
             "classification": _classes,
             "multilabel": _label_sets,
@@ -109,6 +109,7 @@ def _classes(seen: Seen, setting: Setting) -> Iterator[Result]:
     same = score_interval(agrees(t, s), groups=answers.groups) if fit else nothing
     yield measured("agreement", "pair", split, same, unit="share", better="higher")
     if split == "train":
+        yield from _teaching(answers)
         return
     yield from _divergence(
         split,
@@ -122,6 +123,15 @@ def _classes(seen: Seen, setting: Setting) -> Iterator[Result]:
         yield measured("entropy", of, split, spread, unit="nats")
     if answers.labels is not None:
         yield from _against_labels(answers, answers.labels, setting.seed)
+
+
+def _teaching(answers: _Answers) -> Iterator[Result]:
+    """How sure the teacher is where it teaches, by temperature: what it leaves to all other classes is the rest."""
+    found = [answers.mean(confidences(answers.logits["teacher"] / tau)) for tau in TEMPERATURES]
+    yield measured("confidence", "teacher", answers.split, found[0], unit="share")
+    names = {"x_name": "temperature", "y_name": "mean probability of the named class"}
+    x = np.array(TEMPERATURES)
+    yield curve("confidence_profile", "teacher", answers.split, found, x=x, **names)
 
 
 def _divergence(split: str, found: list[Interval], what: str) -> Iterator[Result]:

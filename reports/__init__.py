@@ -5,12 +5,14 @@ Nothing heavy is imported before a report is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gapkit.choice import Choice
     from gapkit.gap import Gap
+    from gapkit.grounds import Gate
     from gapkit.measurement import Measurements
     from gapkit.outcome import Outcome
     from gapkit.plans import Plan
@@ -28,6 +30,8 @@ def write(
     gap: Gap | None = None,
     plan: Plan | None = None,
     outcome: Outcome | None = None,
+    gates: Sequence[Gate] = (),
+    choice: Choice | None = None,
     manifest: Mapping[str, Any] | None = None,
     task_unit: str | None = None,
 ) -> Path:
@@ -38,6 +42,7 @@ def write(
         study: name of the study.
         measurements: of teacher and student before any plan.
         gap, plan, outcome: what was diagnosed, planned and reached, where it was.
+        gates, choice: answers of the quality gates, and the choice of knowledge, where they were judged.
         manifest: how the run was made (see gapkit.reports.compose.compose).
         task_unit: unit of the task's score; default: that of the teacher's measured score.
 
@@ -55,6 +60,7 @@ def write(
 
     check_target(target)
     results, say = _gathered(study, measurements, gap, plan, outcome, manifest, task_unit)
+    results = results.with_(gates=tuple(gates), choice=choice)
     report = report_of(results, say)
     drawings = draw(report, results, say)
     if target.suffix == ".pdf":

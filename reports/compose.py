@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gapkit.choice import Choice
 from gapkit.gap import Gap
+from gapkit.grounds import Gate
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome
 from gapkit.plans import Plan
+from gapkit.reports.compose_gates import quality
 from gapkit.reports.compose_plan import planned
 from gapkit.reports.compose_reached import reached
 from gapkit.reports.compose_reproduce import reproduce
@@ -28,6 +31,8 @@ def compose(
     gap: Gap | None = None,
     plan: Plan | None = None,
     outcome: Outcome | None = None,
+    gates: Sequence[Gate] = (),
+    choice: Choice | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Report:
     """Everything that a report on these results says, verdict first.
@@ -40,6 +45,8 @@ def compose(
         task_unit: unit of the task's score; "share" is told in percent and points.
         measurements: of teacher and student before any plan.
         gap, plan, outcome: what was diagnosed, planned and reached, where it was.
+        gates: answers of the quality gates; without any, nothing is said of them.
+        choice: of knowledge and scheme, told under the plan.
         manifest: how the run was made: "command", "created" (ISO date), seeds, versions, fingerprints;
             nested mappings are listed entry by entry.
 
@@ -52,6 +59,8 @@ def compose(
         gap=gap,
         plan=plan,
         outcome=outcome,
+        gates=tuple(gates),
+        choice=choice,
         manifest=dict(manifest or {}),
     )
     return report_of(results, wording_of(results, task_unit))
@@ -74,6 +83,7 @@ def report_of(results: Results, say: Wording) -> Report:
         planned=planned_line(results, say),
         reached=reached_line(results, say),
         sections=(
+            *quality(results),
             *where(results, say),
             *why(results, say),
             *planned(results, say),

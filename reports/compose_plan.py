@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gapkit.choice import Choice
 from gapkit.plans import Alternative, Cost, Plan
 from gapkit.reports.report import Block, Bullets, Figure, Paragraph, Section, Table
 from gapkit.reports.results import Results
-from gapkit.wording import Wording, number, path_words, stage_knowledge, words
+from gapkit.wording import (
+    Wording,
+    knowledge_words,
+    number,
+    path_words,
+    sentence,
+    stage_knowledge,
+    words,
+)
 
 ALTERNATIVES_SHOWN = 20
 HEADING = "What was planned"
+CHOICE = "What knowledge, by which scheme, and why"
 
 
 def planned(results: Results, say: Wording) -> tuple[Section, ...]:
@@ -18,9 +28,10 @@ def planned(results: Results, say: Wording) -> tuple[Section, ...]:
     plan = results.plan
     if plan is None:
         nothing = Paragraph(text="No plan was made.")
-        return (Section(heading=HEADING, blocks=(nothing,)),)
+        return (Section(heading=HEADING, blocks=(nothing,)), *_choice(results.choice, False))
     sections = [
         Section(heading=HEADING, blocks=tuple(_lead(plan, results, say))),
+        *_choice(results.choice, True),
         Section(heading="Does an assistant pay?", level=2, blocks=tuple(_claim(plan))),
     ]
     if plan.alternatives:
@@ -66,6 +77,24 @@ def _lead(plan: Plan, results: Results, say: Wording) -> Iterator[Block]:
         ),
         widths=(1.3, 0.7, 1.2, 1.1, 2.4, 0.8, 1.2),
     )  # fmt: skip
+
+
+def _choice(choice: Choice | None, planned: bool) -> Iterator[Section]:
+    """What the measurements speak for; where there is a plan, that its own knowledge may differ."""
+    if choice is None:
+        return
+    learned = f"{knowledge_words(choice.knowledge)}; scheme: {words(choice.scheme)}"
+    blocks = [
+        Paragraph(text=" ".join(sentence(reason) for reason in choice.reasons)),
+        Paragraph(text=f"To learn: {learned}."),
+    ]
+    if planned:
+        aside = (
+            "This is read from the measurements alone, on validation; the plan's own knowledge was "
+            "picked by trainings and may differ."
+        )
+        blocks.append(Paragraph(text=aside, tone="note"))
+    yield Section(heading=CHOICE, level=2, blocks=tuple(blocks))
 
 
 def cost_words(cost: Cost) -> str:

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from gapkit.choice import Choice
 from gapkit.errors import InputError
 from gapkit.gap import Gap
+from gapkit.grounds import Gate
 from gapkit.measurement import Curve, LayerMatrix, Measurement, Measurements
 from gapkit.outcome import Outcome
 from gapkit.plans import Plan
@@ -18,13 +20,18 @@ REPORTED: Literal["test"] = "test"
 
 
 class Results(Record):
-    """What was measured, diagnosed, planned and reached; what was not done is None."""
+    """What was measured, diagnosed, planned and reached; what was not done is None.
+
+    `gates` and `choice` are what is judged from that by who knows the task, the study for one.
+    """
 
     study: str
     measurements: Measurements
     gap: Gap | None = None
     plan: Plan | None = None
     outcome: Outcome | None = None
+    gates: tuple[Gate, ...] = ()
+    choice: Choice | None = None
     manifest: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -23,10 +23,12 @@ from gapkit import __version__
 from gapkit.cli import main
 from gapkit.distiller import Loop
 from gapkit.gap import Gap
+from gapkit.grounds import Gate
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome
 from gapkit.plans import Plan
 from gapkit.quote import Quote
+from gapkit.study import Study
 from tests.tiny_study import study_file
 
 ROOT = Path(__file__).parents[1]
@@ -206,6 +208,42 @@ def test_report_alone_writes_what_there_is(tmp_path):
     assert json.loads(said.out) == {"report": str(tmp_path / "gap.md")}
     assert "tiny" in (tmp_path / "gap.md").read_text()
     assert not (out / "gap.json").exists()
+
+
+def test_report_checks_the_quality_gates_a_line_each(folder, no_training):
+    said = gapkit("report", TINY, "--out", folder, "--check")
+    assert (said.code, said.lines) == (1, [])
+    *gates, last = said.out.splitlines()
+    assert last == f"report   {folder / 'gap.pdf'}"
+    assert [line.split()[0] for line in gates].count("passed") < len(gates) == 5
+    assert all(re.match(r"(passed|failed|open) +[a-z ]+: [A-Z].+\.$", line) for line in gates)
+    as_json = gapkit("report", TINY, "--out", folder, "--check", "--json")
+    assert as_json.code == 1
+    found = json.loads(as_json.out)
+    assert [str(Gate.model_validate(gate)) for gate in found["gates"]] == gates
+    assert found["report"] == str(folder / "gap.pdf")
+    assert gapkit("report", TINY, "--out", folder).out == f"{last}\n"
+
+
+@pytest.mark.parametrize(
+    "states, code",
+    [(("passed", "passed"), 0), (("passed", "failed"), 1), (("open", "passed"), 1)],
+)
+def test_report_check_passes_only_when_every_gate_does(
+    folder, no_training, monkeypatch, states, code
+):
+    gates = tuple(Gate(name="invented", state=state, reason="Because.") for state in states)
+    monkeypatch.setattr(Study, "gates", lambda self: gates)
+    said = gapkit("report", TINY, "--out", folder, "--check")
+    assert (said.code, said.lines) == (code, [])
+    assert said.out.splitlines()[:2] == [str(gate) for gate in gates]
+    assert gapkit("report", TINY, "--out", folder).code == 0
+
+
+def test_report_check_refuses_what_cannot_be_written(folder, tmp_path, no_training):
+    gapkit("report", TINY, "--out", folder, "--check", "--to", tmp_path / "gap.txt").refuses(
+        "Expected a report path that ends in .pdf or .md"
+    )
 
 
 @pytest.mark.parametrize(

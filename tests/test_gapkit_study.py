@@ -628,3 +628,11 @@ def test_a_student_on_labels_whose_next_size_is_the_teachers(tmp_path):
     gap = study.diagnose(budget=16)
     assert next(run for run in gap.controls if run.name == "next size up").path == (16,)
     assert study.plan(budget=0).stages[-1].size == 2
+
+
+def test_the_users_history_reaches_the_diagnosis(tmp_path):
+    rising = [0.2 + 0.01 * epoch + 0.002 * (epoch % 2) for epoch in range(40)]
+    given = tiny(out=tmp_path / "a", student_history=rising).diagnose(controls=False)
+    silent = tiny(out=tmp_path / "b").diagnose(controls=False)
+    assert "undertrained" in {finding.cause for finding in given.findings}
+    assert "undertrained" not in {finding.cause for finding in silent.findings}

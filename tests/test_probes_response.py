@@ -378,3 +378,15 @@ def test_vectors_without_targets_are_held_against_the_teachers():
     assert gap.value == pytest.approx(1 - student.value)
     agreed = found.get("agreement", of="pair", split="test")
     assert agreed.value == pytest.approx((1 + student.value) / 2)
+
+
+def test_how_sure_the_teacher_is_on_train_by_temperature():
+    t, s, y = logits(12), logits(13), labels()
+    found = survey(views(t, s, y))
+    (profile,) = [item for item in found.curves if item.name == "confidence_profile"]
+    assert (profile.of, profile.split, profile.n.tolist()) == ("teacher", "train", [60] * 4)
+    for tau, sure in zip(profile.x, profile.y):
+        want = torch.softmax(t.double() / tau, 1).max(1).values.mean()
+        assert sure == pytest.approx(float(want))
+    assert profile.y[0] > profile.y[-1] > 0.2
+    assert found.get("confidence", of="teacher", split="train").value == pytest.approx(profile.y[0])

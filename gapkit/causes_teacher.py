@@ -1,0 +1,233 @@
+"""Causes that lie with the teacher: its answers say no more than labels, or others know better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gapkit.case import LEVEL, SPLIT, Case, n_seeds, unmeasured
+from gapkit.confidence import LEAST_SEEDS, NO_CONTROL, ONE_MODEL, above, below, by_seeds, word
+from gapkit.gap import ControlRun, Evidence, Finding, Remedy
+from gapkit.measurement import Measurement
+from gapkit.probes.interval import bonferroni_level, measured, paired
+
+# No error among n samples: an error rate below 3/n cannot be told from 0 (Hanley & Lippman-Hand 1983).
+RULE_OF_THREE = 3.0
+LEAST_ROWS = 20  # of a slice, as in gapkit.probes.slices
+MOST_VALUES = 20  # of a declared column whose values are looked at one by one
+OF_THE_TEACHER = (
+    "difficulty=confidence"  # slices made by what the teacher said flatter others there
+)
+TIMES = ("time", "date", "year", "quarter", "month", "week", "day", "hour", "period", "epoch")
+
+
+def overconfident_teacher(case: Case) -> Finding | None:
+    """The teacher's outputs carry little beyond the label, at the temperature it is heard at.
+
+    Limit: the probability that it leaves to all other classes together, on train where it teaches, lies
+    below 3/n, which n samples cannot tell from none (rule of three). Where both arms were run, the
+    student must also be no better off distilled than by labels alone; points are then those of the
+    best other knowledge over the student's own, else of labels alone.
+    """
+    left = left_to_others(case)
+    if left is None or not left.high < RULE_OF_THREE / left.n:
+        return None
+    same, scratch = case.controls.get("same recipe"), case.controls.get("scratch")
+    seen = Evidence(
+        text=f"On train the teacher leaves {left.value:.2g} of its probability to all other classes "
+        f"together, at most {left.high:.2g}, n = {left.n:,}: its answers are the labels.",
+        measurement=left,
+        limit=f"{RULE_OF_THREE / left.n:.2g}, 3/n: below it, {left.n:,} samples cannot tell it from none",
+    )
+    probability, points = NO_CONTROL, unmeasured("points of softer answers", left.n)
+    beside: tuple[Evidence, ...] = ()
+    arms = [arm for arm in case.knowledge_arms if len(arm.seeds) >= LEAST_SEEDS]
+    if same in arms and scratch in arms and same is not None and scratch is not None:
+        against = case.difference("scratch minus same recipe", scratch, same)
+        if against.high < 0:
+            return None  # whatever its answers carry, the student learns from it
+        best = case.best(arms)
+        better = case.difference("other knowledge", best, same, case.looks)
+        points = better if better.low > 0 and best.name != same.name else against
+        probability = by_seeds(max(NO_CONTROL, above(points)), n_seeds(scratch, same))
+        beside = (
+            Evidence(
+                text=f"Labels alone against the student's own recipe: {case.say.difference_of(against)}.",
+                measurement=against,
+                limit="zero: being taught adds nothing when the interval does not lie below it",
+            ),
+        )
+    return Finding(
+        cause="overconfident_teacher",
+        points=points,
+        probability=probability,
+        confidence=word(probability),
+        evidence=(seen, *beside),
+        would_change="A student of this size that learns more from these answers than from labels alone.",
+        remedy=Remedy(
+            text="Teach from an earlier checkpoint of the teacher, one trained with less confidence, or its "
+            "layers; or raise the temperature until its answers differ from the labels."
+        ),
+    )
+
+
+def left_to_others(case: Case) -> Measurement | None:
+    """1 - the teacher's confidence on train, at the temperature its student hears it at; None when unknown."""
+    soft = [part.temperature for part in case.knowledge if part.kind == "response" and part.teaches]
+    if case.knowledge and not soft:
+        return None
+    for item in case.measurements.curves:
+        if (item.name, item.of, item.split) != ("confidence_profile", "teacher", "train"):
+            continue
+        at = int(np.argmin(np.abs(np.log(item.x / max(soft, default=1.0)))))
+        return Measurement(
+            name="probability left to other classes",
+            of="teacher",
+            split="train",
+            value=1 - float(item.y[at]),
+            low=1 - float(item.high[at]),
+            high=1 - float(item.low[at]),
+            unit="share",
+            n=int(item.n[at]),
+            estimator=f"1 - mean confidence at τ = {item.x[at]:g}; t interval",
+        )
+    return None
+
+
+def scheme_mismatch(case: Case) -> Finding | None:
+    """The given teacher is not the best source: a student beats it, on average or on a slice, or it ages."""
+    return _beaten(case) or _beaten_on_a_slice(case) or _aged(case)
+
+
+def _beaten(case: Case) -> Finding | None:
+    """A model of the student's size beats the teacher on average: the best control, or the student given."""
+    arms = _arms(case)
+    if arms:
+        best = case.best(arms)
+        points = case.difference(f"{best.name} minus teacher", best, case.teacher, len(arms))
+        if points.low > 0:
+            who = f"A student of the given size, trained by {best.recipe},"
+            return _other_source(
+                case, points, by_seeds(above(points), len(best.seeds)), who, "on average"
+            )
+    if not case.gap.high < 0:
+        return None
+    points = case.difference("student minus teacher", case.student, case.teacher)
+    probability = min(above(points), ONE_MODEL)
+    return _other_source(case, points, probability, "The student", "on average")
+
+
+def _beaten_on_a_slice(case: Case) -> Finding | None:
+    """The student, or a control of its size, beats the teacher on a slice after paying for all looks.
+
+    The measured slices count where the teacher itself is worse than on average: on a class that a weak
+    student answers too often it beats any teacher. Slices made by the teacher's confidence do not count.
+    """
+    average = case.measurements.get(case.score_name, of="teacher", split=SPLIT)
+    found = [(gap, "The student", 1) for gap in _ahead(case, average)]
+    found += [
+        (gap, f"A student of the given size, trained by {arm.recipe},", len(arm.seeds))
+        for gap, arm in _arms_ahead(case)
+    ]
+    if not found:
+        return None
+    points, who, seeds = max(found, key=lambda item: item[0].low)
+    chance = above(points)
+    probability = min(chance, ONE_MODEL) if seeds == 1 else by_seeds(chance, seeds)
+    return _other_source(case, points, probability, who, f"on {points.group}")
+
+
+def _ahead(case: Case, average: Measurement) -> Iterator[Measurement]:
+    """Student minus teacher on each measured slice where that lies above zero and the teacher is weak."""
+    for gap in case.measurements.find("gap", split=SPLIT, of="pair"):
+        if not gap.group or not gap.high < 0 or OF_THE_TEACHER in gap.group:
+            continue
+        own = case.measurements.find(case.score_name, of="teacher", split=SPLIT, group=gap.group)
+        if any(item.high < average.low for item in own):
+            yield gap.with_(value=-gap.value, low=-gap.high, high=-gap.low, better="higher")
+
+
+def _arms_ahead(case: Case) -> Iterator[tuple[Measurement, ControlRun]]:
+    """Control minus teacher on each declared slice where that lies above zero, corrected for all pairs."""
+    arms = _arms(case)
+    slices = [
+        (f"{name}={value}", rows)
+        for name, column in case.slices.items()
+        if len(values := np.unique(column)) <= MOST_VALUES
+        for value in values
+        if (rows := np.flatnonzero(column == value)).size >= LEAST_ROWS
+    ]
+    level = bonferroni_level(LEVEL, len(arms) * len(slices))
+    for group, rows in slices:
+        groups = None if case.groups is None else np.asarray(case.groups)[rows]
+        for arm in arms:
+            interval = paired((arm.contributions - case.teacher)[:, rows], level, groups)
+            if interval.low > 0:
+                name = f"{arm.name} minus teacher"
+                yield (
+                    measured(name, "student", SPLIT, interval, unit=case.unit, group=group),
+                    arm,
+                )
+
+
+def _arms(case: Case) -> list[ControlRun]:
+    return [arm for arm in case.knowledge_arms if len(arm.seeds) >= LEAST_SEEDS]
+
+
+def _other_source(
+    case: Case, points: Measurement, probability: float, who: str, where: str
+) -> Finding:
+    return Finding(
+        cause="scheme_mismatch",
+        points=points,
+        probability=probability,
+        confidence=word(probability),
+        evidence=(
+            Evidence(
+                text=f"{who} scores {case.say.difference_of(points)} more than the teacher {where}.",
+                measurement=points,
+                limit="zero, corrected for all that was looked at",
+            ),
+        ),
+        would_change="More samples on which the teacher is ahead.",
+        remedy=Remedy(
+            text=f"Do not let this teacher decide {where}: learn from labels or peers there (schemes 'online' "
+            "and 'self'), or from another teacher."
+        ),
+    )
+
+
+def _aged(case: Case) -> Finding | None:
+    """On a declared slice of time the teacher is worse than on average, beyond both intervals."""
+    average = case.measurements.get(case.score_name, of="teacher", split=SPLIT)
+    worse = [
+        item
+        for item in case.measurements.find(case.score_name, of="teacher", split=SPLIT)
+        if item.group
+        and "×" not in item.group
+        and any(word_ in TIMES for word_ in item.group.partition("=")[0].lower().split("_"))
+        and item.high < average.low
+    ]
+    if not worse:
+        return None
+    worst = min(worse, key=lambda item: item.high)
+    probability = min(below(worst, average.value), NO_CONTROL)
+    return Finding(
+        cause="scheme_mismatch",
+        points=unmeasured("points of another source", worst.n),
+        probability=probability,
+        confidence=word(probability),
+        evidence=(
+            Evidence(
+                text=f"On {worst.group} the teacher scores {case.say.score_of(worst)}, on average "
+                f"{case.say.score_of(average)}: what it knows does not stay valid.",
+                measurement=worst,
+                limit="the lower bound of its average, corrected for the slices looked at",
+            ),
+        ),
+        would_change="More samples of that time on which the teacher scores as on average.",
+        remedy=Remedy(
+            text=f"Retrain the teacher on data like {worst.group}, or learn from labels there."
+        ),
+    )

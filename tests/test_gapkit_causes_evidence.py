@@ -1,0 +1,425 @@
+"""Causes seen in measurements: each is fired by a case built by hand and silent in one just short of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import linregress
+
+from gapkit.case import Case
+from gapkit.causes import (
+    blind_layer,
+    harness_fault,
+    harsh_targets,
+    input_gap,
+    no_gap,
+    optimization,
+    overconfident_teacher,
+    scheme_mismatch,
+    undertrained,
+    uniform_transfer,
+)
+from gapkit.confidence import NO_CONTROL
+from gapkit.diagnosis import diagnose, find_causes
+from gapkit.gap import ControlRun
+from gapkit.knowledge import Knowledge, hints, knowledge_named
+from gapkit.measurement import Curve, Measurement, Measurements
+from gapkit.probes.interval import Interval, measured
+from tests.deciding_fixtures import N, control, hits, measurements, seeds_of
+
+TEACHER, STUDENT = 0.9, 0.7
+
+
+def value(name: str, of: str, mean: float, half: float = 0.02, **fields) -> Measurement:
+    """A measurement on validation."""
+    interval = Interval(mean, mean - half, mean + half, half / 1.96, N)
+    return measured(name, of, "validation", interval, **fields)
+
+
+def case(*values: Measurement | Curve, controls=(), teacher=TEACHER, student=STUDENT, **fields):
+    found = measurements(hits(teacher), hits(student))
+    found = found.with_(
+        values=(*found.values, *(item for item in values if isinstance(item, Measurement))),
+        curves=tuple(item for item in values if isinstance(item, Curve)),
+    )
+    return Case(found, {run.name: run for run in controls}, **fields)
+
+
+def same(share=0.7, n_seeds=4, **fields) -> ControlRun:
+    return control("same recipe", seeds_of(share, n_seeds), **fields)
+
+
+def arm(name: str, share: float, n_seeds: int = 4, **fields) -> ControlRun:
+    usual = {"scratch": {"path": (1,), "recipe": "scratch"}, "teacher-sized": {"path": (32, 32)}}
+    return control(name, seeds_of(share, n_seeds)[::-1], **(usual.get(name, {}) | fields))
+
+
+# harness_fault: other ways of calling the teacher
+
+
+def order(places: list[int]) -> Curve:
+    k = len(places)
+    return Curve(
+        name="class_order", of="teacher", split="validation", x_name="class", y_name="output",
+        x=np.arange(k), y=np.array(places, float), low=np.full(k, np.nan), high=np.full(k, np.nan),
+        n=np.ones(k),
+    )  # fmt: skip
+
+
+def arm_above(share: float) -> float:
+    """The upper arm of the teacher's own interval."""
+    own = measurements(hits(share), hits(share)).get("accuracy", of="teacher", split="validation")
+    return own.high - own.value
+
+
+def test_a_wrong_class_order_comes_with_the_right_one():
+    gain = value("permuted_gain", "teacher", 0.5)
+    finding = harness_fault(case(gain, order([2, 0, 1]), teacher=0.3, student=0.2))
+    assert finding.points == gain
+    assert (
+        finding.remedy.text == "Reorder the teacher's outputs: logits[:, [2, 0, 1]] fit the labels."
+    )
+    assert finding.confidence == "high"
+    assert finding.probability > 0.99
+    many = [1, 0, *range(2, 40)]
+    told = harness_fault(case(gain, order(many), teacher=0.3, student=0.2)).remedy.text
+    assert told == "Reorder the teacher's outputs: class 0 is output 1, class 1 is output 0."
+
+
+@pytest.mark.parametrize(
+    "name, fix",
+    [
+        ("permuted_gain", "into the order of the labels"),
+        ("train_mode_gain", "batch statistics anew"),
+        ("student_view_gain", "the student's view"),
+    ],
+)
+def test_a_way_must_gain_more_than_the_teachers_own_interval(name, fix):
+    noise, half = arm_above(0.6), 0.02
+    just = case(value(name, "teacher", noise + half + 1e-9, half), teacher=0.6, student=0.5)
+    short = case(value(name, "teacher", noise + half - 1e-9, half), teacher=0.6, student=0.5)
+    finding = harness_fault(just)
+    assert fix in finding.remedy.text
+    assert "three ways were tried" in finding.evidence[0].limit
+    assert harness_fault(short) is None
+
+
+def test_a_wrong_view_leads_over_the_statistics_that_make_up_for_it():
+    mode, view = (
+        value("train_mode_gain", "teacher", 0.3),
+        value("student_view_gain", "teacher", 0.3),
+    )
+    finding = harness_fault(case(mode, view, teacher=0.6, student=0.5))
+    assert finding.points == view
+    assert "student's view" in finding.remedy.text
+    assert [item.measurement for item in finding.evidence] == [view, mode]
+
+
+# overconfident_teacher
+
+
+def sure(left: float, half: float = 1e-4, n: int = 1000, other: float = 0.3) -> Curve:
+    """Confidence on train at τ = 1 and 4: all but `left` at 4."""
+    y = 1 - np.array([left / 10, left, other])
+    return Curve(
+        name="confidence_profile", of="teacher", split="train", x_name="temperature", y_name="confidence",
+        x=np.array([1.0, 4.0, 8.0]), y=y, low=y - half, high=y + half, n=np.full(3, n),
+    )  # fmt: skip
+
+
+KL4 = knowledge_named("kl4")
+
+
+def test_overconfident_when_what_is_left_cannot_be_told_from_none():
+    """Limit by hand: 3/1000, and the bound is value + half."""
+    finding = overconfident_teacher(case(sure(0.0028), knowledge=KL4))
+    assert math.isnan(finding.points.value)
+    assert "no control" in finding.points.reason
+    assert finding.evidence[0].measurement.value == pytest.approx(0.0028)
+    assert (finding.probability, finding.confidence) == (NO_CONTROL, "low")
+    assert overconfident_teacher(case(sure(0.003), knowledge=KL4)) is None
+    assert overconfident_teacher(case(sure(0.0028, n=1100), knowledge=KL4)) is None
+    assert overconfident_teacher(case(knowledge=KL4)) is None
+
+
+def test_the_temperature_is_the_one_the_student_hears_the_teacher_at():
+    assert overconfident_teacher(case(sure(0.02), knowledge=KL4)) is None
+    assert overconfident_teacher(case(sure(0.02), knowledge=knowledge_named("kl1"))) is not None
+    assert overconfident_teacher(case(sure(0.001), knowledge=knowledge_named("scratch"))) is None
+
+
+def test_overconfident_gives_way_to_a_student_that_learns_from_it():
+    taught = (same(0.8), arm("scratch", 0.7))
+    assert overconfident_teacher(case(sure(0.001), knowledge=KL4, controls=taught)) is None
+    level = (same(0.7), arm("scratch", 0.7))
+    finding = overconfident_teacher(case(sure(0.001), knowledge=KL4, controls=level))
+    assert finding.points.low < 0 < finding.points.high
+    assert finding.evidence[1].measurement.name == "scratch minus same recipe"
+
+
+def test_overconfident_takes_the_points_of_harsh_targets():
+    arms = (same(0.7), arm("scratch", 0.72), arm("knowledge: dist1", 0.8, recipe="dist1"))
+    empty = case(sure(0.001), knowledge=KL4, controls=arms)
+    finding = overconfident_teacher(empty)
+    assert finding.points.value == pytest.approx(0.1)
+    assert finding.confidence == "high"
+    assert harsh_targets(empty) is None
+    soft = case(sure(0.1), knowledge=KL4, controls=arms)
+    assert overconfident_teacher(soft) is None
+    assert harsh_targets(soft).points.value == pytest.approx(0.1)
+
+
+# blind_layer
+
+
+def layers(blind=0.2, fresh=0.25, near=0.9, near_fresh=0.5, importance=0.3) -> list[Measurement]:
+    """Two teacher layers: "a", which training brings nearer, and "b"."""
+    return [
+        value("layer_importance", "teacher", 0.3, layer="a"),
+        value("layer_importance", "teacher", importance, layer="b"),
+        value("predictability", "pair", near, layer="a"),
+        value("predictability", "pair", blind, layer="b"),
+        value("predictability", "untrained", near_fresh, layer="a"),
+        value("predictability", "untrained", fresh, layer="b"),
+    ]
+
+
+def test_blind_layer():
+    finding = blind_layer(case(*layers()))
+    assert "layer b" in finding.evidence[0].text
+    assert math.isnan(finding.points.value)
+    assert finding.probability == NO_CONTROL
+    level = blind_layer(case(*layers(blind=0.2, fresh=0.19)))
+    assert 0.5 < level.probability < NO_CONTROL
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"importance": 0.019},  # its interval holds 0
+        {"fresh": 0.179},  # the untrained student's bound lies below it
+        {"near": 0.23},  # no other layer is predicted better beyond both intervals
+        {"near_fresh": 0.89},  # training brought nothing nearer
+    ],
+)
+def test_blind_layer_just_short(changes):
+    assert blind_layer(case(*layers(**changes))) is None
+
+
+def test_blind_layer_needs_an_untrained_student_to_compare_with():
+    assert blind_layer(case(*(item for item in layers() if item.of != "untrained"))) is None
+
+
+# uniform_transfer
+
+PAIRS = {("s1", "a"): "hint", ("s2", "b"): "hint"}
+
+
+def important(a: float, b: float) -> list[Measurement]:
+    return [
+        value("layer_importance", "teacher", mean, layer=layer)
+        for layer, mean in (("a", a), ("b", b))
+    ]
+
+
+def test_uniform_transfer():
+    finding = uniform_transfer(case(*important(0.01, 0.3), knowledge=hints(PAIRS)))
+    assert finding.remedy.text.endswith("none on a.")
+    assert [item.measurement.layer for item in finding.evidence] == ["a", "b"]
+    assert finding.confidence == "low"
+    apart = (*hints({("s1", "a"): "hint"}), *hints({("s2", "b"): "hint"}))
+    assert uniform_transfer(case(*important(0.01, 0.3), knowledge=apart)) is not None
+
+
+def test_uniform_transfer_just_short():
+    def told(a, b, knowledge):
+        return uniform_transfer(case(*important(a, b), knowledge=knowledge))
+
+    assert told(0.021, 0.3, hints(PAIRS)) is None  # both matter
+    assert told(0.01, 0.019, hints(PAIRS)) is None  # neither does
+    weighed = hints({pair: weight for pair, weight in zip(PAIRS, (0.1, 0.9))})
+    assert told(0.01, 0.3, weighed) is None
+    assert told(0.01, 0.3, hints({("s1", "a"): "hint"})) is None
+    assert told(0.01, 0.3, KL4) is None
+    off = (Knowledge(kind="feature", loss="hint", layers=tuple(PAIRS), weight=0.0),)
+    assert told(0.01, 0.3, off) is None
+
+
+# scheme_mismatch
+
+
+def test_a_control_that_beats_the_teacher():
+    finding = scheme_mismatch(case(controls=(same(0.7), arm("scratch", 0.95))))
+    assert finding.points.value == pytest.approx(0.05)
+    assert finding.confidence == "high"
+    assert "trained by scratch" in finding.evidence[0].text
+    assert scheme_mismatch(case(controls=(same(0.7), arm("scratch", 0.91)))) is None
+    assert scheme_mismatch(case(controls=(same(0.7), arm("scratch", 0.95, n_seeds=1)))) is None
+
+
+def test_a_student_that_is_ahead_has_no_gap_first():
+    ahead = case(teacher=0.7, student=0.9)
+    assert scheme_mismatch(ahead).points.value == pytest.approx(0.2)
+    assert [item.cause for item in find_causes(ahead)] == ["no_gap", "scheme_mismatch"]
+    assert scheme_mismatch(case(teacher=0.7, student=0.7)) is None
+
+
+def slice_of(gap: float, teacher: float, group: str = "camera=2") -> list[Measurement]:
+    return [
+        value("gap", "pair", gap, group=group),
+        value("accuracy", "teacher", teacher, group=group),
+    ]
+
+
+def test_a_slice_on_which_the_student_is_ahead():
+    finding = scheme_mismatch(case(*slice_of(-0.3, 0.5)))
+    assert (finding.points.value, finding.points.group) == (pytest.approx(0.3), "camera=2")
+    assert "on camera=2" in finding.remedy.text
+    low = measurements(hits(0.9), hits(0.7)).get("accuracy", of="teacher", split="validation").low
+    assert scheme_mismatch(case(*slice_of(-0.0201, low - 0.0201))) is not None
+    assert scheme_mismatch(case(*slice_of(-0.0199, low - 0.0201))) is None
+    assert scheme_mismatch(case(*slice_of(-0.0201, low - 0.0199))) is None
+    own = slice_of(-0.3, 0.5, "difficulty=confidence up to 0.5")
+    assert scheme_mismatch(case(*own)) is None
+
+
+def test_a_control_that_beats_the_teacher_on_a_declared_slice():
+    """The teacher is wrong on the last forty of 400, the arms right; paired over all looks."""
+    late = np.where(np.arange(N) < N - 40, "early", "late")
+    runs = [np.roll(run, 120) for run in seeds_of(0.7)]
+    arms = (control("same recipe", runs), arm("scratch", 0.6))
+    finding = scheme_mismatch(case(controls=arms, slices={"part": late}))
+    assert finding.points.group == "part=late"
+    assert finding.points.level == pytest.approx(1 - 0.05 / 4)
+    assert finding.points.value == pytest.approx(np.mean([run[-40:].mean() for run in runs]))
+    assert scheme_mismatch(case(controls=arms)) is None
+    few = np.where(np.arange(N) < N - 19, "early", "late")
+    assert scheme_mismatch(case(controls=arms, slices={"part": few})) is None
+
+
+def test_a_teacher_that_ages():
+    low = measurements(hits(0.9), hits(0.7)).get("accuracy", of="teacher", split="validation").low
+    old = value("accuracy", "teacher", low - 0.0201, group="year=2024")
+    finding = scheme_mismatch(case(old))
+    assert math.isnan(finding.points.value)
+    assert "year=2024" in finding.remedy.text
+    assert scheme_mismatch(case(old.with_(high=low))) is None
+    assert scheme_mismatch(case(old.with_(group="camera=2024"))) is None
+
+
+# input_gap
+
+
+def test_input_gap_takes_the_place_of_optimization_where_views_differ():
+    sized = (arm("teacher-sized", 0.8, agreement=0.95),)
+    other = case(controls=sized, same_view=False)
+    assert input_gap(other).points.value == pytest.approx(0.1)
+    assert optimization(other) is None
+    alike = case(controls=sized)
+    assert input_gap(alike) is None
+    assert optimization(alike) is not None
+
+
+def test_input_gap_just_short():
+    for sized in (
+        arm("teacher-sized", 0.8, agreement=0.89),  # it does not learn what it is shown
+        arm("teacher-sized", 0.897, agreement=0.95),  # it reaches the teacher
+    ):
+        assert input_gap(case(controls=(sized,), same_view=False)) is None
+    few = case(controls=(arm("teacher-sized", 0.8, agreement=0.89),), same_view=False)
+    assert optimization(few) is not None
+
+
+def views(trained: float, fresh: float, bound: float) -> list[Measurement]:
+    return [
+        value("predictability", "pair", trained, layer="a"),
+        value("predictability", "untrained", fresh, layer="a"),
+        value("hint_bound", "teacher", bound, layer="a"),
+    ]
+
+
+def test_input_gap_by_layers_alone():
+    finding = input_gap(case(*views(0.3, 0.25, 0.8), same_view=False))
+    assert finding.confidence == "low"
+    assert "layer, a," in finding.evidence[0].text
+    assert input_gap(case(*views(0.3, 0.25, 0.8))) is None
+    assert input_gap(case(*views(0.761, 0.25, 0.8), same_view=False)) is None
+    assert input_gap(case(*views(0.3, 0.761, 0.8), same_view=False)) is None
+    assert input_gap(case(*views(0.3, 0.25, 0.8)[:2], same_view=False)) is None
+
+
+# undertrained, by the user's own history
+
+
+def rise(slope: float, n: int = 40, noise: float = 0.01) -> tuple[float, ...]:
+    """Scores that rise early and then by `slope` an epoch, with a zigzag."""
+    epochs = np.arange(n)
+    return tuple(0.5 + slope * epochs + noise * (-1.0) ** epochs)
+
+
+def test_undertrained_by_the_last_quarter_of_the_history():
+    history = rise(0.01)
+    finding = undertrained(case(student_history=history))
+    slope = finding.evidence[0].measurement
+    line = linregress(np.arange(10), history[-10:])
+    assert slope.value == pytest.approx(line.slope)
+    assert slope.high - slope.value == pytest.approx(2.306004 * line.stderr, rel=1e-6)
+    assert math.isnan(finding.points.value)
+    assert finding.confidence == "low"
+    assert finding.remedy.fraction == 2.0
+
+
+def test_undertrained_by_history_just_short():
+    for flat in (rise(0.0), rise(-0.01), rise(0.0015), rise(0.01)[:19], ()):
+        assert undertrained(case(student_history=flat)) is None
+    broken = (*rise(0.01)[:-1], math.nan)
+    assert undertrained(case(student_history=broken)) is None
+
+
+def test_a_control_decides_over_the_history():
+    arms = (same(0.7), arm("longer", 0.705, fraction=2.0))
+    assert undertrained(case(controls=arms, student_history=rise(0.01))) is None
+
+
+# how they are ranked and worded
+
+
+def test_what_no_control_measured_comes_last():
+    size = arm("next size up", 0.86, path=(32, 3))
+    found = find_causes(case(*layers(), controls=(same(0.7), arm("scratch", 0.7), size)))
+    assert [item.cause for item in found] == ["capacity", "blind_layer"]
+
+
+def test_without_controls_evidence_is_named_with_a_low_word_and_no_points():
+    found: Measurements = case(*layers()).measurements
+    gap = diagnose(found, student_history=rise(0.01))
+    assert [item.cause for item in gap.findings] == ["undertrained", "blind_layer"]
+    assert gap.verdict == (
+        "On validation the student scores 20.0 points [16.0, 23.8], n = 400 below its teacher. Its own "
+        "scores were still rising when its training ended. One of its teacher's layers that matter came no "
+        "nearer by training. What else there is takes control runs: the same recipe, labels alone and gentler "
+        "knowledge with a few seeds each, and the next size up: diagnose(controls=True)."
+    )
+
+
+def test_golden_clauses_of_measured_points():
+    arms = (same(0.7), arm("scratch", 0.72), arm("knowledge: dist1", 0.8, recipe="dist1"))
+    found = case(sure(0.001)).measurements
+    verdict = diagnose(found, arms, knowledge=KL4).verdict
+    assert verdict.endswith(
+        "Its teacher's answers say little beyond the labels: 10.0 points [6.1, 13.9] (97.5 % interval), "
+        "n = 400 come with others."
+    )
+    ahead = diagnose(case(*slice_of(-0.3, 0.5)).measurements).verdict
+    assert "30.0 points [28.0, 32.0], n = 400 more are reached without it on camera=2." in ahead
+
+
+def test_no_gap_is_as_sure_as_nine_tenths_of_the_teacher_are_kept():
+    sure_of_it = no_gap(case(teacher=0.7, student=0.7))
+    assert sure_of_it.probability > 0.99
+    wide = measurements(hits(0.7, 20), hits(0.65, 20))
+    unsure = no_gap(Case(wide))
+    assert unsure.probability < 0.9
+    assert unsure.confidence != "high"
