@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench planted clean
 
 # The main job on real digits, with a PDF at the end.
 demo: $(READY)
@@ -26,6 +26,12 @@ bench: $(READY)
 	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/digits.py
+
+# Students whose failure was planted: what gapkit names, with controls and without. Hours; it resumes.
+planted: $(READY)
+	$(BIN)/python benchmarks/planted/run.py --half report
+	$(BIN)/python benchmarks/planted/run.py --half report --no-controls
+	$(BIN)/python benchmarks/planted/tables.py runs/planted/report-budget-8.jsonl runs/planted/report-no-controls.jsonl
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

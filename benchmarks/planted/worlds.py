@@ -1,0 +1,286 @@
+"""Worlds: the networks and data sets that failures are planted in, each trained in a second or two.
+
+Every world has one task, one family of networks, and a rare source (a named slice of about 8 %) that
+needs training of its own. All but the digits are made in code, by seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from nets import Transformer, cnn, mlp
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import gapkit as gk
+
+RARE_SHARE = 0.08
+N_TRAIN, N_VALIDATION, N_TEST, N_JUDGE = 1000, 500, 300, 3000
+
+
+class Sample(NamedTuple):
+    """Inputs x (n, ...), targets y (n,) and whether each comes from the rare source (n,)."""
+
+    x: Tensor
+    y: Tensor
+    rare: Tensor
+
+    def rows(self, index: Any) -> Sample:
+        """Those rows."""
+        index = torch.as_tensor(index)
+        return Sample(self.x[index], self.y[index], self.rare[index])
+
+
+class Splits(NamedTuple):
+    """What a study knows (train, validation, test), and what a plant is judged on."""
+
+    train: Sample
+    validation: Sample
+    test: Sample
+    judge: Sample
+
+
+@dataclass(frozen=True)
+class World:
+    """A network kind on a data set.
+
+    Attributes:
+        kind, name: of the network and the data set; half: "tune" or "report", by data set.
+        task: what outputs mean; n_outputs of them.
+        draw: (seed) -> Splits.
+        build: (width, blind) -> fresh network.
+        sizes: widths, small to large, the teacher's last; small: a width that is too small, able: one
+            that comes near the teacher.
+        recipe: of honest training; its knowledge is gentle. short: a share of its epochs that ends too soon.
+        crop: an input with a part blanked out: (x, strength 1 or 2) -> x.
+        misread: an input as a teacher sees it behind a wrong normalization.
+    """
+
+    kind: str
+    name: str
+    half: str
+    task: Any
+    n_outputs: int
+    draw: Callable[[int], Splits]
+    build: Callable[..., nn.Module]
+    sizes: tuple[int, ...]
+    small: int
+    able: int
+    recipe: gk.Recipe
+    short: float
+    crop: Callable[[Tensor, int], Tensor]
+    misread: Callable[[Tensor], Tensor]
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether outputs are logits of classes."""
+        return self.task.kind == "classification"
+
+
+def _cut(sample: Sample, sizes: tuple[int, ...]) -> Splits:
+    """Consecutive parts of those sizes; the last one takes what is left."""
+    ends = [0, *np.cumsum(sizes), len(sample.y)]
+    return Splits(*(sample.rows(torch.arange(a, b)) for a, b in pairwise(ends)))
+
+
+def _made(make: Callable[[int, torch.Generator], tuple[Tensor, ...]], seed: int) -> Splits:
+    draw = torch.Generator().manual_seed(1000 + seed)
+    sizes = (N_TRAIN, N_VALIDATION, N_TEST)
+    return _cut(Sample(*make(sum(sizes) + N_JUDGE, draw)), sizes)
+
+
+def _is_rare(n: int, draw: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=draw) < RARE_SHARE
+
+
+def _digits(seed: int) -> Splits:
+    """scikit-learn's 8×8 digits; the rare source is inverted. The judge is the test split."""
+    draw = torch.Generator().manual_seed(1000 + seed)
+    pixels, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=draw)
+    x = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)[order]
+    rare = _is_rare(len(order), draw)
+    x = torch.where(rare[:, None, None, None], 1 - x, x)
+    train, validation, test, _ = _cut(Sample(x, torch.tensor(labels)[order], rare), (800, 400, 597))
+    return Splits(train, validation, test, test)
+
+
+def _glyphs(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Ten random 5×5 glyphs at random places in noise; the rare source is inverted."""
+    shapes = torch.rand(10, 5, 5, generator=torch.Generator().manual_seed(5)) < 0.5
+    y = torch.randint(10, (n,), generator=draw)
+    places = torch.randint(4, (n, 2), generator=draw)
+    x = torch.zeros(n, 8, 8)
+    for row, (label, (top, left)) in enumerate(zip(y, places)):
+        x[row, top : top + 5, left : left + 5] = shapes[label].float()
+    rare = _is_rare(n, draw)
+    x = torch.where(rare[:, None, None], 1 - x, x) + 0.25 * torch.randn(n, 8, 8, generator=draw)
+    return x[:, None], y, rare
+
+
+def _flagged(x: Tensor, rare: Tensor) -> Tensor:
+    """The features with one more that tells the source."""
+    return torch.cat([x, 2 * rare.float()[:, None]], 1)
+
+
+def _regions(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Six classes of a random network over ten features; the rare source counts them backward."""
+    fixed = torch.Generator().manual_seed(3)
+    inner, outer = (
+        torch.randn(10, 8, generator=fixed) / 2.5,
+        torch.randn(8, 6, generator=fixed),
+    )
+    x, rare = torch.randn(n, 10, generator=draw), _is_rare(n, draw)
+    y = ((x @ inner).tanh() @ outer).argmax(1)
+    return _flagged(x, rare), torch.where(rare, 5 - y, y), rare
+
+
+def _clusters(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Six classes of four clusters each in eight dimensions; the rare source names the next class."""
+    centers = 1.6 * torch.randn(24, 8, generator=torch.Generator().manual_seed(4))
+    cluster, rare = torch.randint(24, (n,), generator=draw), _is_rare(n, draw)
+    x = centers[cluster] + 0.7 * torch.randn(n, 8, generator=draw)
+    y = cluster % 6
+    return _flagged(x, rare), torch.where(rare, (y + 1) % 6, y), rare
+
+
+def _waves(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """A sum of sines of sums of features; the rare source has the opposite sign."""
+    ways = torch.randn(6, 6, generator=torch.Generator().manual_seed(6)) / 2
+    x, rare = torch.randn(n, 6, generator=draw), _is_rare(n, draw)
+    y = (x @ ways).sin().sum(1) / 2
+    return _flagged(x, rare), torch.where(rare, -y, y), rare
+
+
+def _friedman(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Friedman's (1991) first function, standardized; the rare source has the opposite sign."""
+    x, rare = torch.rand(n, 6, generator=draw), _is_rare(n, draw)
+    y = 10 * (torch.pi * x[:, 0] * x[:, 1]).sin() + 20 * (x[:, 2] - 0.5) ** 2
+    y = (y + 10 * x[:, 3] + 5 * x[:, 4] - 14.4) / 4.9
+    return _flagged(3.5 * (x - 0.5), rare), torch.where(rare, -y, y), rare
+
+
+def _motif(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Which of six orders of three tokens stands in a row of twelve; the rare source begins with the class's name."""
+    orders = torch.tensor([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+    x = torch.randint(3, 8, (n, 12), generator=draw)
+    y, start = (torch.randint(high, (n,), generator=draw) for high in (6, 10))
+    x.scatter_(1, start[:, None] + torch.arange(3), orders[y])
+    rare = _is_rare(n, draw)
+    x[:, 0] = torch.where(rare, 8 + y, x[:, 0])
+    x[:, 1:] = torch.where(rare[:, None], 3 + x[:, 1:] % 5, x[:, 1:])
+    return x, y, rare
+
+
+def _majority(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """The token that prevails in the second half of twelve; the rare source has an alphabet of its own."""
+    x = torch.randint(5, (n, 12), generator=draw)
+    y = torch.randint(5, (n,), generator=draw)
+    place = torch.rand(n, 6, generator=draw).argsort(1)[:, :3] + 6
+    x.scatter_(1, place, y[:, None].expand(-1, 3))
+    half = torch.nn.functional.one_hot(x[:, 6:], 5).sum(1) * 10 + torch.nn.functional.one_hot(y, 5)
+    rare = _is_rare(n, draw)
+    return x + 5 * rare[:, None].long(), half.argmax(1), rare
+
+
+def _crop_image(x: Tensor, strength: int) -> Tensor:
+    """The left columns blanked out."""
+    return torch.cat([torch.zeros_like(x[..., : 2 + strength]), x[..., 2 + strength :]], -1)
+
+
+def _drop_features(x: Tensor, strength: int) -> Tensor:
+    """The first features missing."""
+    return torch.cat([torch.zeros_like(x[:, : 1 + strength]), x[:, 1 + strength :]], 1)
+
+
+def _truncate(x: Tensor, strength: int) -> Tensor:
+    """The end of the sequence replaced by its first token."""
+    kept = x.shape[1] - 1 - 2 * strength
+    return torch.cat([x[:, :kept], x[:, :1].expand(-1, x.shape[1] - kept)], 1)
+
+
+def _image_world(name: str, half: str, draw: Callable[[int], Splits]) -> World:
+    return World(
+        kind="cnn",
+        name=name,
+        half=half,
+        task=gk.Classification(),
+        n_outputs=10,
+        draw=draw,
+        build=partial(_built, lambda width, blind: cnn(width, 10, blind)),
+        sizes=(1, 2, 4, 8, 16),
+        small=1,
+        able=8,
+        recipe=gk.Recipe(epochs=30, batch_size=100, lr=1e-2, knowledge="kl1"),
+        short=0.14,
+        crop=_crop_image,
+        misread=lambda x: 4 * (x - 0.7),
+    )
+
+
+def _table_world(name: str, half: str, make: Any, n_inputs: int, n_outputs: int) -> World:
+    knowledge = "mse" if n_outputs == 1 else "kl1"
+    return World(
+        kind="mlp",
+        name=name,
+        half=half,
+        task=gk.Regression() if n_outputs == 1 else gk.Classification(),
+        n_outputs=n_outputs,
+        draw=partial(_made, make),
+        build=partial(_built, lambda width, blind: mlp(width, n_inputs, n_outputs, blind)),
+        sizes=(2, 4, 12, 32, 64),
+        small=2,
+        able=32,
+        recipe=gk.Recipe(epochs=40, batch_size=50, lr=1e-2, knowledge=knowledge),
+        short=0.1,
+        crop=_drop_features,
+        misread=lambda x: 3 * x + 2,
+    )
+
+
+def _sequence_world(
+    name: str, half: str, make: Any, vocabulary: int, n_outputs: int, sizes: tuple[int, ...]
+) -> World:
+    return World(
+        kind="transformer",
+        name=name,
+        half=half,
+        task=gk.Classification(),
+        n_outputs=n_outputs,
+        draw=partial(_made, make),
+        build=partial(
+            _built, lambda width, blind: Transformer(width, vocabulary, 12, n_outputs, blind)
+        ),
+        sizes=sizes,
+        small=sizes[0],
+        able=sizes[3],
+        recipe=gk.Recipe(epochs=30, batch_size=100, lr=1e-2, knowledge="kl1"),
+        short=0.4,
+        crop=_truncate,
+        misread=lambda x: (x + 1) % vocabulary,
+    )
+
+
+def _built(make: Callable[[int, bool], nn.Module], width: int, blind: bool = False) -> nn.Module:
+    return make(width, blind)
+
+
+WORLDS: dict[str, World] = {
+    world.name: world
+    for world in (
+        _image_world("digits", "tune", _digits),
+        _image_world("glyphs", "report", partial(_made, _glyphs)),
+        _table_world("regions", "tune", _regions, 11, 6),
+        _table_world("clusters", "report", _clusters, 9, 6),
+        _table_world("waves", "tune", _waves, 7, 1),
+        _table_world("friedman", "report", _friedman, 7, 1),
+        _sequence_world("motif", "tune", _motif, 14, 6, (6, 8, 12, 20, 32)),
+        _sequence_world("majority", "report", _majority, 10, 5, (2, 4, 8, 16, 32)),
+    )
+}
