@@ -26,10 +26,10 @@ from gapkit.errors import InputError
 from gapkit.guest import moved, seeded
 from gapkit.heard import Means, Pending
 from gapkit.job import Curve, Job
-from gapkit.learner import Balance, Learner, Lesson
+from gapkit.learner import Balance, Learner
 from gapkit.objective import Objective, Term
 from gapkit.optimizer import make_optimizer, make_schedule
-from gapkit.schemes import Moment, scheme_named
+from gapkit.schemes import Lesson, Moment, scheme_named
 from gapkit.taps import Answer
 from gapkit.task import IGNORED, Task
 from gapkit.teachers import Teachers
@@ -191,7 +191,7 @@ class Loop:
             with self.fabric.no_backward_sync(self.learner, enabled=not last):
                 view = self.data.student_view(raw)
                 terms = self.learner(view, Lesson(teachers, targets, moment))
-                terms = self._balanced(terms, epoch, place + position)
+                terms = self._balanced(terms, epoch, place, first=position == 0)
                 loss, values = self._summed(terms, *shares[position])
                 self.fabric.backward(loss)
             heard.append(values)
@@ -253,11 +253,11 @@ class Loop:
             whole = float(self.crew.total(torch.tensor(sum(counts), dtype=torch.float64)))
         return [(world * count / max(whole, 1.0), size / n) for count, size in zip(counts, sizes)]
 
-    def _balanced(self, terms: list[Term], epoch: int, place: int) -> list[Term]:
+    def _balanced(self, terms: list[Term], epoch: int, place: int, first: bool) -> list[Term]:
         """The terms with the weights that balancing gives them, measured now and then."""
         if self.course.phase(epoch).balance == "fixed":
             return terms
-        if place % Balance.EVERY == 0:
+        if first and place % Balance.EVERY == 0:
             weights = [w for w in self.module.models[0].parameters() if w.requires_grad]
             norms = self.balance.measure(terms, weights)
             if not self.crew.alone:

@@ -11,18 +11,8 @@ from torch import Tensor, nn
 from gapkit.guest import seeded
 from gapkit.objective import Objective, Term
 from gapkit.regressor import heads
-from gapkit.schemes import Moment, Scheme
+from gapkit.schemes import Lesson, Scheme
 from gapkit.taps import Answer, Taps, ask, attention_mask, shapes
-
-
-class Lesson:
-    """What one batch is to teach: the teachers' answers, the targets, what holds now.
-
-    A plain object, so that no precision plugin rounds what is in it to the student's.
-    """
-
-    def __init__(self, teachers: Sequence[Answer], targets: Tensor | None, moment: Moment) -> None:
-        self.teachers, self.targets, self.moment = teachers, targets, moment
 
 
 class Learner(nn.Module):
@@ -90,7 +80,7 @@ class Learner(nn.Module):
             Answer(head(first.features[layer], attention_mask(view)), {}, first.mask)
             for layer, head in zip(self.exits, self.heads)
         ]
-        return self.scheme(self.objective, learners, lesson.teachers, lesson.targets, lesson.moment)
+        return self.scheme(self.objective, learners, lesson)
 
 
 class Balance:

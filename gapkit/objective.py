@@ -313,7 +313,7 @@ def refusal(task: Task, knowledge: Sequence[Knowledge], outputs: Tensor) -> str:
         if taught:
             Objective(task, taught).terms(Answer(ours, {}), [Answer(theirs, {})], None)
     except InputError as error:
-        return "" if "targets for loss" in str(error) else str(error)
+        return str(error)
     return ""
 
 

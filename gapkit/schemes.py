@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -31,31 +31,27 @@ class Moment(NamedTuple):
     gather: Gather | None = None
 
 
-class Scheme(Protocol):
-    """One step's loss, term by term."""
+class Lesson:
+    """What one batch is to teach: the teachers' answers, the targets, what holds now.
 
-    def __call__(
-        self,
-        objective: Objective,
-        learners: Sequence[Answer],
-        teachers: Sequence[Answer],
-        targets: Tensor | None,
-        moment: Moment,
-    ) -> list[Term]: ...
+    A plain object, so that no precision plugin rounds what is in it to the student's.
+    """
+
+    def __init__(self, teachers: Sequence[Answer], targets: Tensor | None, moment: Moment) -> None:
+        self.teachers, self.targets, self.moment = teachers, targets, moment
 
 
-def offline(
-    objective: Objective,
-    learners: Sequence[Answer],
-    teachers: Sequence[Answer],
-    targets: Tensor | None,
-    moment: Moment,
-) -> list[Term]:
+Scheme = Callable[[Objective, Sequence[Answer], Lesson], list[Term]]
+"""(objective, answers of what trains, lesson) -> one step's loss, term by term."""
+
+
+def offline(objective: Objective, learners: Sequence[Answer], lesson: Lesson) -> list[Term]:
     """Stable teachers: the first learner learns from their weighted mean."""
+    moment = lesson.moment
     return objective.terms(
         learners[0],
-        teachers,
-        targets,
+        lesson.teachers,
+        lesson.targets,
         moment.knowledge,
         moment.weights,
         moment.gather,
@@ -63,35 +59,24 @@ def offline(
     )
 
 
-def dense(
-    objective: Objective,
-    learners: Sequence[Answer],
-    teachers: Sequence[Answer],
-    targets: Tensor | None,
-    moment: Moment,
-) -> list[Term]:
+def dense(objective: Objective, learners: Sequence[Answer], lesson: Lesson) -> list[Term]:
     """All larger models of the chain teach; one of them, drawn anew for each batch, is left out.
 
     Source: Son et al. 2021 (densely guided distillation), arXiv 2009.08825.
     """
+    teachers, moment = lesson.teachers, lesson.moment
     if moment.draw is None or len(teachers) < 2:
-        return offline(objective, learners, teachers, targets, moment)
+        return offline(objective, learners, lesson)
     out = int(moment.draw.integers(len(teachers)))
     kept = [position for position in range(len(teachers)) if position != out]
     weights = moment.weights and tuple(moment.weights[position] for position in kept)
     if weights and not sum(weights):
         weights = None
     fewer = moment._replace(places=tuple(moment.places[i] for i in kept), weights=weights)
-    return offline(objective, learners, [teachers[i] for i in kept], targets, fewer)
+    return offline(objective, learners, Lesson([teachers[i] for i in kept], lesson.targets, fewer))
 
 
-def online(
-    objective: Objective,
-    learners: Sequence[Answer],
-    teachers: Sequence[Answer],
-    targets: Tensor | None,
-    moment: Moment,
-) -> list[Term]:
+def online(objective: Objective, learners: Sequence[Answer], lesson: Lesson) -> list[Term]:
     """Peers learn together: each from the labels and from the mean of the others, and of teachers if any.
 
     Source: Zhang et al. 2018 (deep mutual learning), arXiv 1706.00384, equations 5 to 8.
@@ -99,38 +84,35 @@ def online(
     found = []
     for position, learner in enumerate(learners):
         others = [peer.detached() for place, peer in enumerate(learners) if place != position]
-        terms = objective.terms(
-            learner, [*others, *teachers], targets, moment.knowledge, None, moment.gather
-        )
+        terms = _taught(objective, learner, [*others, *lesson.teachers], lesson)
         found += [term._replace(name=f"{term.name} of peer {position + 1}") for term in terms]
     return found
 
 
-def deep_to_shallow(
-    objective: Objective,
-    learners: Sequence[Answer],
-    teachers: Sequence[Answer],
-    targets: Tensor | None,
-    moment: Moment,
-) -> list[Term]:
+def deep_to_shallow(objective: Objective, learners: Sequence[Answer], lesson: Lesson) -> list[Term]:
     """The deepest output teaches the exits; itself it learns from teachers, or from labels alone.
 
     Source: Zhang et al. 2019 (be your own teacher), arXiv 1905.08094, equations 4 and 5, without their
     feature term.
     """
-    labels = tuple(part for part in moment.knowledge if part.kind == "label")
-    if teachers:
-        found = offline(objective, learners[:1], teachers, targets, moment)
+    if lesson.teachers:
+        found = offline(objective, learners[:1], lesson)
     else:
-        alone = labels or (Knowledge(kind="label"),)
-        found = objective.terms(
-            learners[0], (), targets, [part.with_(weight=1.0) for part in alone[:1]]
-        )
+        labels = [Knowledge(kind="label")]
+        found = objective.terms(learners[0], (), lesson.targets, labels)
     deepest = learners[0].detached()
     for position, learner in enumerate(learners[1:]):
-        terms = objective.terms(learner, [deepest], targets, moment.knowledge, None, moment.gather)
+        terms = _taught(objective, learner, [deepest], lesson)
         found += [term._replace(name=f"{term.name} of exit {position + 1}") for term in terms]
     return found
+
+
+def _taught(
+    objective: Objective, learner: Answer, teachers: Sequence[Answer], lesson: Lesson
+) -> list[Term]:
+    """What one learner learns from those beside it, counted alike."""
+    moment = lesson.moment
+    return objective.terms(learner, teachers, lesson.targets, moment.knowledge, None, moment.gather)
 
 
 SCHEMES: dict[str, Scheme] = {

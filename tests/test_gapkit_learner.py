@@ -11,9 +11,9 @@ from torch import nn
 
 from gapkit import hints
 from gapkit.knowledge import Knowledge, knowledge_named
-from gapkit.learner import Balance, Learner, Lesson
+from gapkit.learner import Balance, Learner
 from gapkit.objective import Objective, Term, total
-from gapkit.schemes import Moment, scheme_named
+from gapkit.schemes import Lesson, Moment, scheme_named
 from gapkit.taps import Answer
 from gapkit.task import Classification
 from tests.training_fixtures import plain, points, random_states, seeded_model, sharp_teacher

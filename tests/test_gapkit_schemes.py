@@ -13,7 +13,7 @@ from gapkit.knowledge import Knowledge, knowledge_named
 from gapkit.multilabel import MultiLabel
 from gapkit.objective import Objective, total
 from gapkit.regression import Regression
-from gapkit.schemes import SCHEMES, Moment, scheme_named
+from gapkit.schemes import SCHEMES, Lesson, Moment, scheme_named
 from gapkit.taps import Answer
 from gapkit.task import Classification
 
@@ -29,7 +29,7 @@ def offline(task, student, teachers, targets, knowledge):
     moment = Moment(tuple(knowledge), tuple(range(len(teachers))))
     objective = Objective(task, knowledge)
     scheme = scheme_named("offline")
-    return total(scheme(objective, [Answer(student, {})], answers, targets, moment))
+    return total(scheme(objective, [Answer(student, {})], Lesson(answers, targets, moment)))
 
 
 def kl(student, teacher, temperature):
@@ -147,7 +147,7 @@ def terms(scheme, learners, teachers, knowledge, **moment):
     answers = [Answer(outputs, {}) for outputs in learners]
     known = [Answer(outputs, {}) for outputs in teachers]
     now = Moment(tuple(knowledge), tuple(range(len(teachers))), **moment)
-    return scheme_named(scheme)(Objective(TASK, knowledge), answers, known, TARGETS, now)
+    return scheme_named(scheme)(Objective(TASK, knowledge), answers, Lesson(known, TARGETS, now))
 
 
 def test_teachers_count_as_their_weights_say():
