@@ -6,14 +6,17 @@ seeds, on samples that the study never sees. A plant that costs too little did n
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_model, save_model
 from setups import Setup, student_of, teacher_of
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -219,19 +222,49 @@ def set_up(world: str, causes: tuple[str, ...], strength: int, seed: int) -> Set
 
 
 def plant(
-    world: str, causes: tuple[str, ...], strength: int, seed: int, folder: Path, name: str = "case"
+    world: str,
+    causes: tuple[str, ...],
+    strength: int,
+    seed: int,
+    folder: Path,
+    name: str = "case",
+    keep: bool = False,
 ) -> Planted:
     """Train teacher and student with those causes, prove that they took, and set up the study.
 
     Args:
         strength: 1 (mild) or 2 (strong).
         folder: trained teachers are kept under `teachers`, the study runs in a folder of its name.
+        keep: whether the student and its proofs are kept too, and taken from there when they are.
     """
     setup = set_up(world, causes, strength, seed)
-    kept = folder / "teachers"
-    student = student_of(setup, kept)
-    checks = [check for cause in causes for check in prove(setup, cause, student, kept)]
-    return Planted(build_study(setup, student, folder, name), causes, tuple(checks))
+    kept = folder / "students" / name if keep else None
+    found = None if kept is None else _kept(setup, kept)
+    if found is None:
+        student = student_of(setup, folder / "teachers")
+        proofs = (prove(setup, cause, student, folder / "teachers") for cause in causes)
+        found = student, tuple(chain.from_iterable(proofs))
+        if kept is not None:
+            _keep(found, kept)
+    student, checks = found
+    return Planted(build_study(setup, student, folder, name), causes, checks)
+
+
+def _kept(setup: Setup, path: Path) -> tuple[nn.Module, tuple[Check, ...]] | None:
+    if not path.with_suffix(".json").exists():
+        return None
+    student = setup.world.build(setup.size, blind=setup.blind)
+    load_model(student, path.with_suffix(".safetensors"))
+    checks = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return student.eval(), tuple(Check(**check) for check in checks)
+
+
+def _keep(found: tuple[nn.Module, tuple[Check, ...]], path: Path) -> None:
+    student, checks = found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(student, str(path.with_suffix(".safetensors")))
+    text = json.dumps([asdict(check) for check in checks])
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
 
 
 def prove(setup: Setup, cause: str, student: nn.Module, kept: Path) -> list[Check]:

@@ -1,8 +1,8 @@
 """Diagnose the planted failures, one JSON line a case: `python benchmarks/planted/run.py --half tune`.
 
 Lines go to a results file; cases that it holds already are not run again. Every case is trained and
-diagnosed in a worker process of one thread, in a folder that is removed afterwards; trained teachers
-are kept.
+diagnosed in a worker process of one thread, in a folder that is removed afterwards unless it is to be
+kept; trained teachers are kept always. What is kept is not trained again when rules change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from suite import HALVES, Case, half
 FOLDER = Path("runs/planted")
 
 
-def one_case(case: Case, folder: Path, budget: float, controls: bool) -> dict[str, Any]:
+def one_case(
+    case: Case, folder: Path, budget: float, controls: bool, keep: bool = False
+) -> dict[str, Any]:
     """Plant a case, diagnose it, and say what was found; an error is a finding too."""
     import torch
     from plants import plant
@@ -45,7 +47,7 @@ def one_case(case: Case, folder: Path, budget: float, controls: bool) -> dict[st
     }
     start = time.perf_counter()
     try:
-        planted = plant(case.world, case.causes, case.strength, case.seed, folder, case.name)
+        planted = plant(case.world, case.causes, case.strength, case.seed, folder, case.name, keep)
         line |= {"took": planted.took, "note": planted.note}
         line["planting"] = round(time.perf_counter() - start, 2)
         if planted.took:
@@ -55,7 +57,8 @@ def one_case(case: Case, folder: Path, budget: float, controls: bool) -> dict[st
         place = f"{Path(where.filename).name}:{where.lineno}"
         line["error"] = f"{type(error).__name__} at {place}: {str(error)[:300]}"
     line["seconds"] = round(time.perf_counter() - start, 2)
-    shutil.rmtree(folder / "studies" / case.name, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(folder / "studies" / case.name, ignore_errors=True)
     return line
 
 
@@ -91,7 +94,15 @@ def finished(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run(todo: list[Case], path: Path, folder: Path, budget: float, controls: bool, n: int) -> None:
+def run(
+    todo: list[Case],
+    path: Path,
+    folder: Path,
+    budget: float,
+    controls: bool,
+    n: int,
+    keep: bool = False,
+) -> None:
     """Run cases in n processes and append their lines as they come."""
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -99,7 +110,7 @@ def run(todo: list[Case], path: Path, folder: Path, budget: float, controls: boo
         path.open("a", encoding="utf-8") as out,
         ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool,
     ):
-        jobs = [pool.submit(one_case, case, folder, budget, controls) for case in todo]
+        jobs = [pool.submit(one_case, case, folder, budget, controls, keep) for case in todo]
         for number, job in enumerate(as_completed(jobs), 1):
             line = job.result()
             out.write(json.dumps(line) + "\n")
@@ -124,6 +135,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--results", type=Path, default=None)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--keep", action="store_true", help="keep students and their studies")
     args = parser.parse_args()
     controls = not args.no_controls
     path = args.results or results_file(args.folder, args.half, controls, args.budget)
@@ -132,7 +144,7 @@ def main() -> None:
     known = finished(path)
     todo = [case for case in todo[: args.limit or None] if case.name not in known]
     print(f"{len(todo)} cases to run, results in {path}", flush=True)
-    run(todo, path, args.folder, args.budget, controls, args.processes)
+    run(todo, path, args.folder, args.budget, controls, args.processes, args.keep)
 
 
 if __name__ == "__main__":
