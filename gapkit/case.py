@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gapkit.gap import ControlRun
+from gapkit.confidence import SURE_SEEDS
+from gapkit.gap import HALF, RATE, ControlRun
 from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurement, Measurements
 from gapkit.probes.interval import (
+    Interval,
     bonferroni_level,
     difference_interval,
     measured,
@@ -22,6 +25,7 @@ from gapkit.wording import Wording
 
 SPLIT = "validation"  # validation decides
 LEVEL = 0.95
+Z = 1.96
 
 Scores = ControlRun | np.ndarray
 
@@ -85,6 +89,20 @@ class Case:
         ]
 
     @property
+    def other_knowledge(self) -> ControlRun | None:
+        """All trainings with other knowledge than the student's own as one arm: an average picks nothing."""
+        arms = [arm for arm in self.knowledge_arms if arm.name != "same recipe"]
+        if not arms:
+            return None
+        first = arms[0]
+        joined = {
+            name: np.concatenate([getattr(arm, name) for arm in arms])
+            for name in ("scores", "contributions", "agreement", "train_agreement")
+        }
+        seeds = tuple(range(len(joined["scores"])))
+        return first.with_(name="other knowledge", recipe="", seeds=seeds, **joined)
+
+    @property
     def looks(self) -> int:
         """Differences looked at when the best knowledge is named: its interval is widened for them."""
         return max(1, len(self.knowledge_arms) - 1)
@@ -95,17 +113,76 @@ class Case:
         most = max(len(arm.seeds) for arm in arms)
         return max((arm for arm in arms if 2 * len(arm.seeds) >= most), key=lambda arm: arm.mean)
 
+    @property
+    def fit_gap(self) -> Measurement | None:
+        """Teacher minus student on train: what the student did not learn of what it was taught; None when unknown."""
+        sides = self._both("train")
+        if sides is None:
+            return None
+        interval = difference_interval(sides[0], sides[1])
+        return measured("gap on train", "pair", "train", interval, unit=self.unit)
+
+    @property
+    def excess_loss(self) -> Measurement | None:
+        """What the student loses from train to validation beyond what its teacher loses; None when unknown.
+
+        With the gap on train it adds up to the gap.
+        """
+        seen, held = self._both("train"), self._both(SPLIT)
+        if seen is None or held is None:
+            return None
+        parts = [difference_interval(*held), difference_interval(*seen)]
+        value, se = parts[0].value - parts[1].value, math.hypot(parts[0].se, parts[1].se)
+        half = Z * se
+        method = "difference of paired differences between train and validation; normal interval"
+        interval = Interval(value, value - half, value + half, se, len(held[0]), method=method)
+        return measured(
+            "excess loss off the training set", "student", SPLIT, interval, unit=self.unit
+        )
+
+    @property
+    def teacher_on_train(self) -> float | None:
+        """The teacher's score on train; None when unknown."""
+        found = self.measurements.find(self.score_name, of="teacher", split="train")
+        return next((item.value for item in found if not item.group), None)
+
+    def _both(self, split: str) -> tuple[np.ndarray, np.ndarray] | None:
+        if not all(
+            self.measurements.has(self.score_name, of=of, split=split)
+            for of in ("teacher", "student")
+        ):
+            return None
+        scores = self.measurements.scores
+        return scores("teacher", split), scores("student", split)
+
+    @property
+    def seed_spread(self) -> tuple[float, int]:
+        """Variance of one training's score between seeds and its degrees of freedom, pooled over the controls.
+
+        Few seeds of one arm say little of it; that arms vary alike is assumed, as in an analysis of
+        variance. Those that cut training short, thin it out or slow it down are left out: they vary more.
+        """
+        rows = [
+            run.contributions.mean(1)
+            for run in self.controls.values()
+            if run.fraction >= 1 and run.altered not in (HALF, RATE)
+        ]
+        df = sum(len(row) - 1 for row in rows)
+        squares = sum(float(((row - row.mean()) ** 2).sum()) for row in rows)
+        return (squares / df if df else math.inf), df
+
     def difference(self, name: str, first: Scores, second: Scores, looks: int = 1) -> Measurement:
         """Mean difference first − second, in score units.
 
         Paired by sample, and by seed where both are controls. Its value is the difference of the two
         means over all their seeds, so that differences along a ladder add up; its width comes from
-        the seeds that both have. Widened (Bonferroni) for the number of looks.
+        the seeds that both have, or, when these are fewer than `SURE_SEEDS`, from the spread within all
+        controls, s²·(1/S₁ + 1/S₂), as if seeds were not shared. Widened (Bonferroni) for the number of looks.
         """
         value = _mean(first) - _mean(second)
         level = bonferroni_level(LEVEL, looks)
         if isinstance(first, ControlRun) or isinstance(second, ControlRun):
-            interval = paired(_paired(first, second), level, self.groups)
+            interval = self._over_seeds(first, second, level)
         else:
             interval = difference_interval(first, second, level, self.groups)
         shift = value - interval.value
@@ -118,8 +195,17 @@ class Case:
             moved,
             unit=self.unit,
             better="higher",
-            estimator=f"{interval.method}, {interval.n_seeds} seed(s){note}",
+            estimator=f"{interval.method}, {n_seeds(first, second)} seed(s){note}",
         )
+
+    def _over_seeds(self, first: Scores, second: Scores, level: float) -> Interval:
+        shared = _paired(first, second)
+        variance, df = self.seed_spread
+        if len(shared) >= SURE_SEEDS or df == 0:
+            return paired(shared, level, self.groups)
+        runs = [len(side.seeds) for side in (first, second) if isinstance(side, ControlRun)]
+        between = variance * sum(1 / n for n in runs), df
+        return paired(_by_sample(first) - _by_sample(second), level, self.groups, between)
 
 
 def unmeasured(name: str, n: int) -> Measurement:
@@ -131,6 +217,10 @@ def unmeasured(name: str, n: int) -> Measurement:
 def n_seeds(first: Scores, second: Scores) -> int:
     """Seeds that both sides of a difference share; 1 where a side is a single model."""
     return _paired(first, second).shape[0]
+
+
+def _by_sample(scores: Scores) -> np.ndarray:
+    return scores.contributions.mean(0) if isinstance(scores, ControlRun) else scores
 
 
 def _mean(scores: Scores) -> float:

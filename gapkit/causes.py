@@ -22,7 +22,7 @@ from gapkit.causes_harness import harness_fault
 from gapkit.causes_layers import blind_layer, uniform_transfer
 from gapkit.causes_scores import SUCCESS, coverage, false_success, no_gap
 from gapkit.causes_teacher import overconfident_teacher, scheme_mismatch
-from gapkit.confidence import LEAST_SEEDS
+from gapkit.confidence import LEAST_SEEDS, NO_CONTROL
 from gapkit.gap import Finding
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "blind_layer",
     "capacity",
     "coverage",
+    "explains_most",
     "false_success",
     "harness_fault",
     "harsh_targets",
@@ -63,3 +64,20 @@ CAUSES: tuple[Callable[[Case], Finding | None], ...] = (
     false_success,
     capacity,
 )
+
+AT_THIS_SIZE = tuple(cause for cause in CAUSES if cause not in (false_success, capacity))
+
+
+def explains_most(case: Case) -> bool:
+    """Whether a control has shown that half of the gap or more comes back at the student's own size.
+
+    Shares of a gap add up: no other cause can then come before that one by more than noise.
+    """
+    findings = (cause(case) for cause in AT_THIS_SIZE)
+    return any(
+        item.points.low > 0
+        and item.points.value >= case.gap.value / 2
+        and item.probability > NO_CONTROL
+        for item in findings
+        if item is not None
+    )

@@ -13,8 +13,8 @@ from gapkit.case import LEVEL, Case, Scores, n_seeds
 from gapkit.causes_layers import poor_view
 from gapkit.causes_scores import SUCCESS, rising_history
 from gapkit.causes_teacher import overconfident_teacher
-from gapkit.confidence import LEAST_SEEDS, above, by_seeds, word
-from gapkit.gap import Cause, ControlRun, Evidence, Finding, Remedy
+from gapkit.confidence import LEAST_SEEDS, SURE_SEEDS, above, by_seeds, word
+from gapkit.gap import EARLIER, RATE, VIEW, Cause, ControlRun, Evidence, Finding, Remedy
 from gapkit.measurement import Measurement
 
 
@@ -22,19 +22,12 @@ def pipeline_fault(case: Case) -> Finding | None:
     """The same student under the same recipe, trained here, does far better.
 
     The user's student is one draw of that recipe, so its distance is held against the spread of
-    single runs: t·s·√(1 + 1/S) (a prediction interval), plus the sampling error of the samples.
+    single runs (`beyond_one_run`).
     """
     same = case.controls.get("same recipe")
     if same is None or len(same.seeds) < LEAST_SEEDS:
         return None
-    from scipy.stats import t
-
-    points = case.difference("same recipe by gapkit", same, case.student)
-    spread = float(np.std(same.scores, ddof=1)) * math.sqrt(1 + 1 / len(same.seeds))
-    sample = float(np.std(same.contributions.mean(0) - case.student, ddof=1)) / math.sqrt(points.n)
-    half = float(t.ppf((1 + LEVEL) / 2, len(same.seeds) - 1)) * math.hypot(spread, sample)
-    how = f"mean difference; prediction interval of one run from {len(same.seeds)} seeds"
-    points = points.with_(low=points.value - half, high=points.value + half, estimator=how)
+    points = beyond_one_run(case, same)
     if not points.low > 0:
         return None
     return _finding(
@@ -51,60 +44,111 @@ def pipeline_fault(case: Case) -> Finding | None:
     )
 
 
+def beyond_one_run(case: Case, same: ControlRun) -> Measurement:
+    """What gapkit's runs of the recipe gain over the user's single one, with a prediction interval.
+
+    t·s·√(1 + 1/S), s the spread of single runs between seeds (pooled over all controls while the
+    recipe has few of its own), and the sampling error of the samples.
+    """
+    from scipy.stats import t
+
+    points = case.difference("same recipe by gapkit", same, case.student)
+    n_seeds = len(same.seeds)
+    variance, df = case.seed_spread
+    if n_seeds >= SURE_SEEDS:
+        variance, df = float(np.var(same.scores, ddof=1)), n_seeds - 1
+    if df == 0:
+        return points.with_(low=-math.inf, high=math.inf)
+    spread = math.sqrt(variance * (1 + 1 / n_seeds))
+    sample = float(np.std(same.contributions.mean(0) - case.student, ddof=1)) / math.sqrt(points.n)
+    half = float(t.ppf((1 + LEVEL) / 2, df)) * math.hypot(spread, sample)
+    how = f"mean difference; prediction interval of one run from {n_seeds} seeds, {df} degrees of freedom"
+    return points.with_(low=points.value - half, high=points.value + half, estimator=how)
+
+
 def harsh_targets(case: Case) -> Finding | None:
     """Gentler or other knowledge, or none, does better under the same recipe.
 
-    Not where the teacher's answers are the labels: then they are not harsh but empty
-    (overconfident_teacher).
+    Judged by all other knowledge together, which picks nothing, or by the best of it. Not where the
+    teacher's answers are the labels: then they are not harsh but empty (overconfident_teacher); nor
+    where the student was taught layers alone (uniform_transfer).
     """
-    same = case.controls.get("same recipe")
-    arms = [arm for arm in case.knowledge_arms if len(arm.seeds) >= LEAST_SEEDS]
-    if same is None or len(arms) < 2 or len(same.seeds) < LEAST_SEEDS:
+    same, others = case.controls.get("same recipe"), case.other_knowledge
+    if same is None or others is None or min(len(same.seeds), len(others.seeds)) < LEAST_SEEDS:
         return None
-    best = case.best(arms)
-    points = case.difference("other knowledge", best, same, case.looks)
+    if same.recipe != "scratch" and not _hears_answers(case):
+        return None
+    arms = [arm for arm in case.knowledge_arms if len(arm.seeds) >= LEAST_SEEDS]
+    best = case.best(arms) if len(arms) >= 2 else same
+    points, seeds = case.difference("other knowledge", best, same, case.looks), n_seeds(best, same)
+    says = taught(best)
+    limit = f"zero, by an interval widened for the {case.looks} arms it was picked from"
+    if not points.low > 0:
+        best = max(case.knowledge_arms, key=lambda arm: arm.mean)
+        points, seeds = case.difference("other knowledge", others, same), len(others.seeds)
+        says, limit = "other knowledge, all kinds of it together,", "zero"
     if best.name == same.name or not points.low > 0 or overconfident_teacher(case) is not None:
         return None
     finding = _finding(
         "harsh_targets",
         points,
-        n_seeds(best, same),
-        f"At the same size and length, {taught(best)} gains {case.say.difference_of(points)} over the "
+        min(seeds, len(same.seeds)),
+        f"At the same size and length, {says} gains {case.say.difference_of(points)} over the "
         f"student's own recipe, {taught(same)}",
-        f"zero, by an interval widened for the {case.looks} arms it was picked from",
+        limit,
         "More seeds in which the student's own recipe keeps up.",
         Remedy(text=f"Train with {best.recipe} instead of {same.recipe}.", knowledge=best.recipe),
     )
-    scratch = case.controls.get("scratch")
-    if scratch is None or scratch.name == best.name:
-        return finding
+    return finding.with_(evidence=(*finding.evidence, *_from_labels(case, best.name)))
+
+
+def _hears_answers(case: Case) -> bool:
+    return not case.knowledge or any(
+        part.kind in ("response", "relation") and part.teaches for part in case.knowledge
+    )
+
+
+def _from_labels(case: Case, named: str) -> tuple[Evidence, ...]:
+    """How the student fares from labels alone, unless that is what was named already."""
+    scratch, same = case.controls.get("scratch"), case.controls["same recipe"]
+    if scratch is None or scratch.name == named:
+        return ()
     against = case.difference("scratch minus same recipe", scratch, same)
     says = "better than" if against.low > 0 else "worse than" if against.high < 0 else "level with"
-    extra = Evidence(
-        text=f"From labels alone the student is {says} its distilled self: {case.say.difference_of(against)}.",
-        measurement=against,
-        limit="zero",
-    )
-    return finding.with_(evidence=(*finding.evidence, extra))
+    text = f"From labels alone the student is {says} its distilled self: {case.say.difference_of(against)}."
+    return (Evidence(text=text, measurement=against, limit="zero"),)
 
 
 def teacher_gap(case: Case) -> Finding | None:
-    """A smaller teacher teaches this student better, with the same knowledge."""
-    smaller, same = case.controls.get("smaller teacher"), case.controls.get("same recipe")
-    if smaller is None or same is None or n_seeds(smaller, same) < LEAST_SEEDS:
+    """A smaller or an earlier teacher teaches this student better, with the same knowledge."""
+    same = case.controls.get("same recipe")
+    arms = [
+        arm
+        for arm in (case.controls.get("smaller teacher"), case.controls.get(EARLIER))
+        if arm is not None and same is not None and n_seeds(arm, same) >= LEAST_SEEDS
+    ]
+    if same is None or not arms:
         return None
-    points = case.difference("smaller teacher", smaller, same)
+    best = case.best(arms)
+    points = case.difference(best.name, best, same, len(arms))
     if not points.low > 0:
         return None
-    size = smaller.path[-2]
+    if best.altered:
+        who = "an earlier state of the teacher"
+        remedy = Remedy(text="Teach from that earlier state of the teacher.", source="checkpoint")
+    else:
+        who = f"size {best.path[-2]}"
+        remedy = Remedy(
+            text=f"Put an assistant of size {best.path[-2]} between.", size=str(best.path[-2])
+        )
     return _finding(
         "teacher_gap",
         points,
-        n_seeds(smaller, same),
-        f"Taught by size {size} instead of the teacher, the student gains {case.say.difference_of(points)}",
+        n_seeds(best, same),
+        f"Taught by {who} instead of the teacher, the student gains {case.say.difference_of(points)}",
         "zero",
         "More seeds in which the full teacher keeps up.",
-        Remedy(text=f"Put an assistant of size {size} between.", size=str(size)),
+        remedy,
     )
 
 
@@ -135,48 +179,100 @@ def undertrained(case: Case) -> Finding | None:
 
 
 def optimization(case: Case) -> Finding | None:
-    """Even a student of the teacher's size, trained this way, falls short of the teacher."""
-    sized = case.controls.get("teacher-sized")
-    if sized is None or len(sized.seeds) < LEAST_SEEDS:
+    """Another learning rate does better, or even a teacher-sized student does not learn the training set."""
+    return _other_rate(case) or _teacher_sized_falls_short(case)
+
+
+def _other_rate(case: Case) -> Finding | None:
+    same, rate = case.controls.get("same recipe"), case.controls.get(RATE)
+    if same is None or rate is None or n_seeds(rate, same) < LEAST_SEEDS:
+        return None
+    points = case.difference(RATE, rate, same)
+    if not points.low > 0:
+        return None
+    return _finding(
+        "optimization",
+        points,
+        n_seeds(rate, same),
+        f"With {RATE} the same student gains {case.say.difference_of(points)}",
+        "zero",
+        "More seeds in which the recipe's own rate keeps up.",
+        Remedy(text="Train with a tenth of the learning rate, and tune it from there.", rate=0.1),
+    )
+
+
+def _teacher_sized_falls_short(case: Case) -> Finding | None:
+    """A student of the teacher's own size stays behind on the training set itself: it was not trained well.
+
+    Not what longer training may make up for (undertrained), and not what is lost off the training set
+    alone (coverage, input_gap): points are at most what is missing on train.
+    """
+    sized, train = case.controls.get("teacher-sized"), case.teacher_on_train
+    if sized is None or len(sized.seeds) < LEAST_SEEDS or train is None:
+        return None
+    if not len(sized.train_scores) or _may_rise(case):
         return None
     points = case.difference("teacher minus teacher-sized student", case.teacher, sized)
-    if not points.low > 0 or input_gap(case) is not None:
+    missing = train - float(sized.train_scores.mean())
+    if not points.low > 0 or missing < points.value / 2:
         return None
     return _finding(
         "optimization",
         points,
         len(sized.seeds),
-        f"A student of the teacher's own size, trained this way, stays {case.say.difference_of(points)} short",
-        "zero",
+        f"A student of the teacher's own size, trained this way, stays {case.say.difference_of(points)} short, "
+        f"on the training set {case.say.difference(missing)}",
+        "zero, with at least half of it missing on the training set too",
         "A teacher-sized student that reaches the teacher.",
         Remedy(text="Tune the training (schedule, rate, length) at the teacher's size first."),
     )
 
 
-def input_gap(case: Case) -> Finding | None:
-    """The student's view lacks what the teacher sees: on it, even the teacher's size falls short off train.
+def _may_rise(case: Case) -> bool:
+    """Whether longer training gains, or may gain because nobody tried."""
+    return "longer" not in case.controls or undertrained(case) is not None
 
-    Limit: a student of the teacher's size lies below the teacher beyond zero although on train it agrees
-    with it on nine tenths of the samples, the least that is published as a success: it can be trained, so
-    what it lacks is in the view. Without that control, the layers are asked.
+
+def input_gap(case: Case) -> Finding | None:
+    """The student's view lacks what the teacher sees: on the teacher's view the same student does better.
+
+    Where the student cannot be called with the teacher's view: on its own view even a student of the
+    teacher's size lies below the teacher beyond zero although on train it agrees with it on nine
+    tenths of the samples, the least that is published as a success. Without controls, the layers are
+    asked.
     """
-    sized = case.controls.get("teacher-sized")
     if case.same_view:
         return None
-    if sized is None or len(sized.seeds) < LEAST_SEEDS:
-        return poor_view(case)
-    points = case.difference("teacher minus teacher-sized student", case.teacher, sized)
-    seen = float(sized.train_agreement.mean())
-    if not points.low > 0 or seen < SUCCESS:
+    same, shown = case.controls.get("same recipe"), case.controls.get(VIEW)
+    if same is not None and shown is not None and n_seeds(shown, same) >= LEAST_SEEDS:
+        points = case.difference(VIEW, shown, same)
+        says = f"Shown {VIEW}, the same student gains {case.say.difference_of(points)}"
+        limit, seeds = "zero", n_seeds(shown, same)
+    else:
+        sized = case.controls.get("teacher-sized")
+        if sized is None or len(sized.seeds) < LEAST_SEEDS:
+            return poor_view(case) if shown is None else None
+        points = case.difference("teacher minus teacher-sized student", case.teacher, sized)
+        seen = float(sized.train_agreement.mean())
+        if seen < SUCCESS:
+            return None
+        says = (
+            f"On the student's view a student of the teacher's own size agrees with the teacher on "
+            f"{100 * seen:.0f} % of the training set and stays {case.say.difference_of(points)} short off it"
+        )
+        limit, seeds = (
+            "zero, with at least nine tenths of the training set agreed on",
+            len(sized.seeds),
+        )
+    if not points.low > 0:
         return None
     return _finding(
         "input_gap",
         points,
-        len(sized.seeds),
-        f"On the student's view a student of the teacher's own size agrees with the teacher on {100 * seen:.0f} % "
-        f"of the training set and stays {case.say.difference_of(points)} short off it",
-        "zero, with at least nine tenths of the training set agreed on",
-        "A teacher-sized student on this view that reaches the teacher.",
+        seeds,
+        says,
+        limit,
+        "A student on its own view that does as well.",
         Remedy(
             text="Give the student what the teacher sees, or a teacher that sees no more than it."
         ),

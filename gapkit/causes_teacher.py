@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gapkit.case import LEVEL, SPLIT, Case, n_seeds, unmeasured
-from gapkit.confidence import LEAST_SEEDS, NO_CONTROL, ONE_MODEL, above, below, by_seeds, word
+from gapkit.confidence import EVEN, LEAST_SEEDS, NO_CONTROL, ONE_MODEL, above, below, by_seeds, word
 from gapkit.gap import ControlRun, Evidence, Finding, Remedy
 from gapkit.measurement import Measurement
 from gapkit.probes.interval import bonferroni_level, measured, paired
@@ -26,9 +26,10 @@ def overconfident_teacher(case: Case) -> Finding | None:
     """The teacher's outputs carry little beyond the label, at the temperature it is heard at.
 
     Limit: the probability that it leaves to all other classes together, on train where it teaches, lies
-    below 3/n, which n samples cannot tell from none (rule of three). Where both arms were run, the
-    student must also be no better off distilled than by labels alone; points are then those of the
-    best other knowledge over the student's own, else of labels alone.
+    below 3/n, which n samples cannot tell from none (rule of three). That alone is no more than even odds:
+    a good teacher on an easy training set looks the same. Where both arms were run, the student must
+    also be no better off distilled than by labels alone; points are then those of the best other
+    knowledge over the student's own, where that is better.
     """
     left = left_to_others(case)
     if left is None or not left.high < RULE_OF_THREE / left.n:
@@ -40,7 +41,7 @@ def overconfident_teacher(case: Case) -> Finding | None:
         measurement=left,
         limit=f"{RULE_OF_THREE / left.n:.2g}, 3/n: below it, {left.n:,} samples cannot tell it from none",
     )
-    probability, points = NO_CONTROL, unmeasured("points of softer answers", left.n)
+    probability, points = EVEN, unmeasured("points of softer answers", left.n)
     beside: tuple[Evidence, ...] = ()
     arms = [arm for arm in case.knowledge_arms if len(arm.seeds) >= LEAST_SEEDS]
     if same in arms and scratch in arms and same is not None and scratch is not None:
@@ -49,8 +50,10 @@ def overconfident_teacher(case: Case) -> Finding | None:
             return None  # whatever its answers carry, the student learns from it
         best = case.best(arms)
         better = case.difference("other knowledge", best, same, case.looks)
-        points = better if better.low > 0 and best.name != same.name else against
-        probability = by_seeds(max(NO_CONTROL, above(points)), n_seeds(scratch, same))
+        probability = NO_CONTROL
+        if better.low > 0 and best.name != same.name:
+            points = better
+            probability = by_seeds(max(NO_CONTROL, above(points)), n_seeds(best, same))
         beside = (
             Evidence(
                 text=f"Labels alone against the student's own recipe: {case.say.difference_of(against)}.",

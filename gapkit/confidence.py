@@ -16,6 +16,8 @@ FEW_SEEDS = 0.9  # at most this below SURE_SEEDS: a normal law is too sure of so
 ONE_MODEL = 0.9  # at most this for what was seen on the one student or teacher that was given
 NO_CONTROL = 0.75  # at most this for what no training was held against: never more than "low"
 
+EVEN = 0.5  # what does not exceed it is no reason to name a cause
+
 Word = Literal["high", "moderate", "low"]
 
 

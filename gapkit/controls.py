@@ -1,24 +1,33 @@
-"""Controls: short trainings that tell causes apart, cheapest first, until they do or the budget ends."""
+"""Controls: short trainings that tell causes apart; which there are, and a race for the budget among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gapkit.case import Case
+from gapkit.causes import explains_most
+from gapkit.confidence import LEAST_SEEDS
 from gapkit.distiller import TrainingFailed
 from gapkit.family import Family, Size
-from gapkit.gap import ControlRun
+from gapkit.gap import ALIKE, EARLIER, HALF, LIKE_TEACHER, RATE, VIEW, ControlRun
+from gapkit.measurement import Measurement
 from gapkit.outcome import Training
-from gapkit.probes.interval import bonferroni_level, paired
+from gapkit.questions import LOSES, SAME, asked, gain, is_knowledge, matters, worth_longer
 
-OPENING_SEEDS = 2
-SETTLED_SEEDS = 3
 MAX_SEEDS = 8
-LONGER = 2.0
-LEVEL = 0.95
+LONGER, SHORTER = 2.0, 0.5
+GENTLE = ("dist1", "kl1", "cosine", "mse")  # tried before other knowledge
+
+_VARIANTS = {
+    HALF: "would more samples help?",
+    RATE: "is it the learning rate?",
+    VIEW: "is it what the student sees?",
+    EARLIER: "did an earlier teacher teach better?",
+    LIKE_TEACHER: "can another architecture learn this?",
+}
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,11 @@ class Control:
     """One arm of the controls.
 
     Attributes:
-        name: "same recipe", "scratch", "knowledge: dist1", "longer", "next size up",
-            "smaller teacher", "teacher-sized".
+        name: "same recipe", "scratch", "knowledge: dist1", "shorter", "longer", "next size up",
+            "smaller teacher", "teacher-sized", or that of a variant.
         question: what it tells.
         path, recipe, fraction: the arm, as the planner names it.
+        altered: the variant of the study's training it is (gapkit.variants); "" for none.
     """
 
     name: str
@@ -37,221 +47,247 @@ class Control:
     path: tuple[Size, ...]
     recipe: str
     fraction: float = 1.0
+    altered: str = ""
 
 
 def standard_controls(
-    family: Family, recipe: str, knowledge: Mapping[str, object]
+    family: Family,
+    recipe: str,
+    knowledge: Mapping[str, object],
+    variants: Sequence[str] = (),
 ) -> list[Control]:
     """The controls of a family whose student learned by `recipe`: the student's own arms first."""
     teacher = family.teacher if family.teacher is not None else "teacher"
-    direct = (teacher, family.student)
-
-    def path(name: str) -> tuple[Size, ...]:
-        return (family.student,) if name == "scratch" else direct
-
-    others = [name for name in knowledge if name not in (recipe, "scratch")]
-    controls = [Control("same recipe", "does gapkit's training do better?", path(recipe), recipe)]
-    if recipe != "scratch":
+    direct, taught = (teacher, family.student), recipe != "scratch"
+    own = direct if taught else (family.student,)
+    controls = [Control(SAME, "does gapkit's training do better?", own, recipe)]
+    if taught:
         controls.append(
             Control("scratch", "is it better off without a teacher?", (family.student,), "scratch")
         )
     controls += [
-        Control(f"knowledge: {name}", "is it the knowledge?", direct, name) for name in others
+        Control(f"knowledge: {name}", "is it the knowledge?", direct, name)
+        for name in sorted(knowledge, key=lambda name: name not in GENTLE)
+        if name not in (recipe, "scratch")
     ]
-    controls.append(Control("longer", "is it still rising?", path(recipe), recipe, LONGER))
+    controls.append(Control("shorter", "was it still rising?", own, recipe, SHORTER))
+    controls.append(Control("longer", "is it still rising?", own, recipe, LONGER))
     above = family.next_size_up
     if above is not None:
-        taught = (above,) if recipe == "scratch" else (teacher, above)
-        controls.append(Control("next size up", "is it the size?", taught, recipe))
-    if family.assistants and recipe != "scratch":
+        larger = (teacher, above) if taught else (above,)
+        controls.append(Control("next size up", "is it the size?", larger, recipe))
+    if family.assistants and taught:
         middle = family.assistants[len(family.assistants) // 2]
         smaller = (teacher, middle, family.student)
         controls.append(Control("smaller teacher", "is it the teacher's size?", smaller, recipe))
-    if family.teacher is not None and recipe != "scratch":
-        controls.append(
-            Control("teacher-sized", "is it the training?", (teacher, family.teacher), recipe)
-        )
-    return controls
+    if family.teacher is not None and taught:
+        sized = (teacher, family.teacher)
+        controls.append(Control("teacher-sized", "is it the training?", sized, recipe))
+    return controls + [
+        _variant(name, own, recipe) for name in variants if name != EARLIER or taught
+    ]
+
+
+def _variant(name: str, own: tuple[Size, ...], recipe: str) -> Control:
+    path, fraction = own, 1.0
+    if name == LIKE_TEACHER:  # dearer: half as long, and what it reaches all the same counts
+        path, fraction = (ALIKE,) * len(own), SHORTER
+    return Control(name, _VARIANTS[name], path, recipe, fraction, name)
 
 
 @dataclass
 class Controls:
-    """Runs controls seed by seed under a budget.
+    """Runs controls seed by seed under a budget: a race, in which what promises most goes on.
+
+    The student's own recipe comes first, with two seeds. What would explain most of the gap is followed
+    up at once; else every control that can still name a cause is run once, the cheapest first, and the
+    promising ones again until their difference is clear or does not matter. A cause that is clear and
+    explains most of the gap ends it: shares add up, so that none can overtake it.
 
     Args:
         arms: what may be run, the one named "same recipe" first.
-        train: (path, recipe, seed, fraction) -> Training.
+        train: (control, seed) -> Training.
         price: the same -> student trainings it would cost now; 0 for what is there already.
         budget: in student trainings.
+        evidence: what is known without controls.
         first_seed: seeds count up from it.
         heard: called with (spent, budget, what is trained next).
-        groups: (N,) names of validation samples that depend on each other; None for independent ones.
 
     Afterwards `spent` says what was spent, `left_out` names the arms that the budget did not reach, and
     `notes` tells both that and what failed.
     """
 
     arms: list[Control]
-    train: Callable[[tuple[Size, ...], str, int, float], Training]
-    price: Callable[[tuple[Size, ...], str, int, float], float]
+    train: Callable[[Control, int], Training]
+    price: Callable[[Control, int], float]
     budget: float
+    evidence: Case
     first_seed: int = 0
     heard: Callable[[float, float, str], None] | None = None
-    groups: Any = None
     spent: float = 0.0
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _found: dict[str, list[Training]] = field(default_factory=dict)
     _tried: dict[str, int] = field(default_factory=dict)
     _costs: dict[str, float] = field(default_factory=dict)
-    _contending: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.arms = list(self.arms)  # the longer arm is aimed anew; the caller's list stays
 
     def run(self) -> tuple[ControlRun, ...]:
-        """Two seeds of all that the student may learn from; then the contenders, length and size.
-
-        Nothing is claimed from a single seed, so arms are brought to two seeds one after the other. When
-        the budget does not cover the opening, the arms that tell most apart are run for two seeds.
-        """
-        self._extend(self._opening(), OPENING_SEEDS)
-        contenders = self._contending = self._contenders()
-        for names, n_seeds in (
-            (contenders, 4),
-            (["next size up"], 2),
-            (contenders, 6),
-            (["longer"], 2),
-            (["smaller teacher"], 2),
-            (["longer", "next size up"], 3),
-            (["teacher-sized"], 1),
-            (contenders, MAX_SEEDS),
-            (["longer", "next size up"], 4),
-            (["teacher-sized"], 2),
-        ):
-            self._extend(names, n_seeds)
-        self.left_out = [arm.name for arm in self.arms if arm.name not in self._tried]
-        if self.left_out:
+        """All runs, in the order of the arms."""
+        while (name := self._next()) is not None:
+            self._train(name)
+        names = asked(self._case(), [arm.name for arm in self.arms])
+        self.left_out = [name for name in names if name not in self._tried]
+        if self.left_out and not explains_most(self._case()):
             self.notes.append(
                 f"Not run within {self.budget:g} student trainings: {', '.join(self.left_out)}."
             )
-        return tuple(self._record(arm) for arm in self.arms if arm.name in self._found)
+        return self._runs()
 
-    def _opening(self) -> list[str]:
-        """All knowledge; under a budget too small for two seeds of it, the first of the arms that fit."""
-        knowledge = [arm for arm in self.arms if self._is_knowledge(arm)]
-        if sum(map(self._opening_price, knowledge)) <= self.budget:
-            return [arm.name for arm in knowledge]
-        own = [arm for arm in knowledge if not arm.name.startswith("knowledge: ")]
-        up = [arm for arm in self.arms if arm.name == "next size up"]
-        chosen: list[str] = []
-        left = self.budget + 1e-9
-        for arm in [*own, *up, *(arm for arm in knowledge if arm not in own)]:
-            cost = self._opening_price(arm)
-            if cost <= left or not chosen:
-                chosen.append(arm.name)
-                left -= cost
-        return chosen
+    def _next(self) -> str | None:
+        """The control to run next; None when all is clear or too dear."""
+        case = self._case()
+        names = asked(case, [arm.name for arm in self.arms])
+        if explains_most(case) and not self._pending(case, names):
+            return None
+        for wishes in (
+            self._bases(names),
+            self._first(case, names),
+            self._suspects(case, names),
+            self._untried(names),
+            self._unclear(case, names),
+        ):
+            for name in wishes:
+                found = self._affordable(name)
+                if found is not None:
+                    return found
+        return None
 
-    def _opening_price(self, arm: Control) -> float:
-        seeds = range(self.first_seed, self.first_seed + OPENING_SEEDS)
-        return sum(self.price(arm.path, arm.recipe, seed, arm.fraction) for seed in seeds)
+    def _pending(self, case: Case, names: Sequence[str]) -> bool:
+        """Whether the views differ and that was not looked into: what is lost by it looks like other causes."""
+        return VIEW in names and not self._settled(case, VIEW)
 
-    def _contenders(self) -> list[str]:
-        """The student's own recipe and the two best others so far: further seeds go to them.
+    def _bases(self, names: Sequence[str]) -> list[str]:
+        few = SAME in names and self._tried.get(SAME, 0) < LEAST_SEEDS
+        return [SAME] if few else []
 
-        With one alone the best of several near arms would be passed over too often.
-        """
-        others = [
-            arm.name
-            for arm in self.arms
-            if self._is_knowledge(arm) and arm.name in self._found and arm.name != "same recipe"
+    def _suspects(self, case: Case, names: Sequence[str]) -> list[str]:
+        """What would explain most of the gap if its first seeds tell the truth."""
+        found = [(points.value, name) for name, points in self._open(case, names)]
+        most = case.gap.value / 2
+        wishes = [
+            name
+            for value, name in sorted(found, reverse=True)
+            if value >= most and self._tried[name] <= LEAST_SEEDS and name not in LOSES
         ]
-        found = ["same recipe"] if "same recipe" in self._found else []
-        return [*found, *sorted(others, key=self._mean, reverse=True)[:2]]
+        if "longer" not in self._tried and worth_longer(case, 0.5):
+            wishes.insert(0, "longer")
+        return [name for name in wishes if name in names and not self._settled(case, name)]
 
-    @staticmethod
-    def _is_knowledge(arm: Control) -> bool:
-        return arm.name in ("same recipe", "scratch") or arm.name.startswith("knowledge: ")
+    def _first(self, case: Case, names: Sequence[str]) -> list[str]:
+        """What the study itself raises: another view, earlier teachers, layers that were taught."""
+        hinted = any(part.kind == "feature" for part in case.knowledge)
+        raised = (
+            name for name in names if name in (VIEW, EARLIER) or (hinted and is_knowledge(name))
+        )
+        return [name for name in self._cheapest(raised) if name not in self._tried]
 
-    def _extend(self, names: list[str], n_seeds: int) -> None:
-        """Give arms up to n seeds each, seed by seed, leaving out what is settled or too dear."""
-        arms = {arm.name for arm in self.arms}
-        for number in range(n_seeds):
-            for name in (name for name in names if name in arms):
-                if self._tried.get(name, 0) == number and not self._settled(name):
-                    self._train(name)
+    def _untried(self, names: Sequence[str]) -> list[str]:
+        """What was never run, the cheapest first; what can wait comes after all else."""
+        waiting = self._waiting()
+        fresh = (name for name in names if name not in self._tried and name not in waiting)
+        return self._cheapest(fresh)
+
+    def _cheapest(self, names: Iterable[str]) -> list[str]:
+        return sorted(names, key=lambda name: self.price(self._arm(name), self.first_seed))
+
+    def _waiting(self) -> list[str]:
+        """Knowledge beyond the first other kind, and the teacher's size, which names no cause by itself."""
+        kinds = [arm.name for arm in self.arms if arm.name.startswith("knowledge: ")]
+        return [*kinds[1:], "teacher-sized"]
+
+    def _unclear(self, case: Case, names: Sequence[str]) -> list[str]:
+        """What may still matter, the most promising first; then the knowledge that was left for later."""
+        found = sorted(self._open(case, names), key=lambda item: -item[1].value)
+        return [name for name, _ in found] + [name for name in names if name not in self._tried]
+
+    def _open(self, case: Case, names: Sequence[str]) -> list[tuple[str, Measurement]]:
+        """Controls that were run and are not clear, with what they would explain."""
+        return [
+            (name, points)
+            for name in names
+            if name in self._found and not self._settled(case, name)
+            for points in [gain(case, name)]
+            if points is not None
+        ]
+
+    def _settled(self, case: Case, name: str) -> bool:
+        """Whether more seeds change no verdict: clear, or too little to matter."""
+        points, n_seeds = gain(case, name), self._tried.get(name, 0)
+        if n_seeds >= (LEAST_SEEDS if name == "shorter" else MAX_SEEDS):
+            return True
+        if points is None or n_seeds == 0:
+            return False
+        if points.high < matters(case):
+            return True
+        return n_seeds >= LEAST_SEEDS and points.low > 0
+
+    def _affordable(self, name: str) -> str | None:
+        """The arm, or the student's own recipe where it lacks the seed that the arm is paired with."""
+        number, seed = self._tried.get(name, 0), self.first_seed + self._tried.get(name, 0)
+        own = self._tried.get(SAME, 0)
+        if name != SAME and number >= own and SAME in {arm.name for arm in self.arms}:
+            name, seed = SAME, self.first_seed + own
+        cost = self.price(self._arm(name), seed)
+        return name if self.spent + cost <= self.budget + 1e-9 else None
+
+    def _arm(self, name: str) -> Control:
+        return next(arm for arm in self.arms if arm.name == name)
 
     def _train(self, name: str) -> None:
-        """One more seed of an arm, when the budget covers it."""
+        """One more seed of an arm."""
         if name == "longer":
             self._aim_longer()
-        arm = next(arm for arm in self.arms if arm.name == name)
+        arm = self._arm(name)
         seed = self.first_seed + self._tried.get(name, 0)
-        cost = self.price(arm.path, arm.recipe, seed, arm.fraction)
-        if self.spent + cost > self.budget + 1e-9:
-            return
+        cost = self.price(arm, seed)
         if self.heard:
             self.heard(self.spent, self.budget, f"{name}, seed {seed}")
         self._tried[name] = self._tried.get(name, 0) + 1
         self._costs[name] = self._costs.get(name, 0.0) + cost
         self.spent += cost
         try:
-            training = self.train(arm.path, arm.recipe, seed, arm.fraction)
+            training = self.train(arm, seed)
         except TrainingFailed as error:
             self.notes.append(f"{name}, seed {seed}, failed: {error}.")
             return
         self._found.setdefault(name, []).append(training)
 
     def _aim_longer(self) -> None:
-        """Longer training is asked of the best contender, whose seeds it shares, before its first run."""
-        if "longer" in self._found or not self._contending:
+        """Longer training is asked of knowledge that clearly beats the student's own, before its first run."""
+        if "longer" in self._found:
             return
-        name = max(self._contending, key=self._mean)
-        best = next(arm for arm in self.arms if arm.name == name)
-        position = next(i for i, arm in enumerate(self.arms) if arm.name == "longer")
-        arm = self.arms[position]
-        self.arms[position] = Control(arm.name, arm.question, best.path, best.recipe, arm.fraction)
-
-    def _mean(self, name: str) -> float:
-        return float(np.mean([training.score for training in self._found[name]]))
-
-    def _settled(self, name: str) -> bool:
-        """Whether more seeds of this arm would change no verdict: its difference is clear already.
-
-        Everything is held against the student's own recipe (longer training against the same knowledge
-        at its usual length). That recipe goes on until all that it is held against are clear, and
-        whatever beats it goes on with it: the best arm shall not be the one with the fewest seeds.
-        """
-        if len(self._found.get(name, [])) < SETTLED_SEEDS:
-            return False
-        knowledge = [arm.name for arm in self.arms if self._is_knowledge(arm)]
-        if name == "longer":
-            recipe = next(arm.recipe for arm in self.arms if arm.name == name)
-            alike = (
-                arm.name for arm in self.arms if self._is_knowledge(arm) and arm.recipe == recipe
-            )
-            return self._clear(name, next(alike, "")) != 0
-        if name not in knowledge:
-            return self._clear(name, "same recipe") != 0
-        if name != "same recipe" and self._clear(name, "same recipe") < 0:
-            return True
-        rivals = [
-            other
-            for other in knowledge
-            if other != "same recipe" and len(self._found.get(other, [])) >= SETTLED_SEEDS
+        case = self._case()
+        better = [
+            (points.value, run)
+            for name, run in case.controls.items()
+            if is_knowledge(name) and name != SAME and len(run.seeds) >= LEAST_SEEDS
+            for points in [gain(case, name)]
+            if points is not None and points.low > 0
         ]
-        return bool(rivals) and all(self._clear(rival, "same recipe") for rival in rivals)
+        if better:
+            best = max(better, key=lambda item: item[0])[1]
+            position = next(i for i, arm in enumerate(self.arms) if arm.name == "longer")
+            self.arms[position] = replace(self.arms[position], path=best.path, recipe=best.recipe)
 
-    def _clear(self, first: str, second: str) -> int:
-        """1 or -1 when the paired difference of two arms lies above or below zero, 0 while it includes it."""
-        sides = [{run.seed: run for run in self._found.get(name, [])} for name in (first, second)]
-        pairs = [(run, sides[1][seed]) for seed, run in sides[0].items() if seed in sides[1]]
-        if len(pairs) < SETTLED_SEEDS:
-            return 0
-        level = bonferroni_level(LEVEL, sum(map(self._is_knowledge, self.arms)) - 1)
-        interval = paired([a.contributions - b.contributions for a, b in pairs], level, self.groups)
-        return int(interval.low > 0) - int(interval.high < 0)
+    def _case(self) -> Case:
+        """The evidence with all that was run so far."""
+        return replace(self.evidence, controls={run.name: run for run in self._runs()})
+
+    def _runs(self) -> tuple[ControlRun, ...]:
+        return tuple(self._record(arm) for arm in self.arms if arm.name in self._found)
 
     def _record(self, arm: Control) -> ControlRun:
         trainings = self._found[arm.name]
@@ -266,5 +302,7 @@ class Controls:
             contributions=np.stack([training.contributions for training in trainings]),
             agreement=np.array([training.agreement for training in trainings]),
             train_agreement=np.array([training.train_agreement for training in trainings]),
+            train_scores=np.array([training.train_score for training in trainings]),
             cost=self._costs[arm.name],
+            altered=arm.altered,
         )

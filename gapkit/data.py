@@ -203,6 +203,18 @@ class Data:
         part.__dict__["_rows"] = rows
         return part
 
+    def thinned(self, part: int) -> Data:
+        """The same data with one in `part` samples of train, drawn at random; the other splits whole."""
+        fewer = self.sample(max(1, self.size("train") // part), self._seed)
+        fewer.__dict__["_rows"] = self._rows | {"train": fewer._rows["train"]}
+        return fewer
+
+    def alike(self) -> Data:
+        """The same data with the teacher's view for the student too."""
+        same = copy.copy(self)
+        same._views = self._views | {"student": self._views["teacher"]}
+        return same
+
     def batches(
         self, split: str, batch_size: int, order: np.ndarray | None = None
     ) -> Iterator[Batch]:

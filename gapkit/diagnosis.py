@@ -8,6 +8,8 @@ from typing import Any
 
 from gapkit.case import SPLIT, Case
 from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
+from gapkit.causes_scores import hides_most
+from gapkit.confidence import EVEN, NO_CONTROL
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
 from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurements
@@ -92,8 +94,10 @@ def find_causes(case: Case) -> list[Finding]:
             equal,
             *(item for item in found if item.cause in HIDDEN),
         ]
-    found.sort(key=_rank)
-    return found or [undetermined(case)]
+    found.sort(key=lambda finding: _rank(case, finding))
+    if found and (found[0].points.low > 0 or found[0].probability > EVEN):
+        return found
+    return [undetermined(case), *found]
 
 
 HIDDEN = ("harness_fault", "false_success", "scheme_mismatch")  # what an average can hide
@@ -101,20 +105,25 @@ HIDDEN = ("harness_fault", "false_success", "scheme_mismatch")  # what an averag
 _ORDER: dict[Cause, int] = {"harness_fault": 0, "capacity": 2, "false_success": 3, "no_gap": 4}
 """Before what needs no other size (1), or after it; a bad slice says more than an average without a gap."""
 
-_UNMEASURED, _AHEAD = 4.5, 5
+_MOST_OF_IT, _SEEN, _UNMEASURED, _AHEAD = 0.5, 1.5, 4.5, 5
 """Evidence whose points no control measured comes after what excludes zero; a student that is ahead of its
 teacher has, first of all, no gap."""
 
 
-def _rank(finding: Finding) -> tuple[float, float, float]:
-    """A harness fault, what needs no other size by points, capacity, slices, then what is not measured."""
+def _rank(case: Case, finding: Finding) -> tuple[float, float, float]:
+    """A harness fault, a slice that holds most of the gap, what needs no other size by points, capacity,
+    other slices, then what is not measured."""
     points = finding.points
     order: float = _ORDER.get(finding.cause, 1)
+    if finding.cause == "false_success" and case.gap.low > 0 and hides_most(case, finding):
+        order = _MOST_OF_IT
     if finding.cause == "scheme_mismatch" and points.low > 0:
         of_a_control = points.name != "student minus teacher"
         order = _ORDER["false_success"] if points.group else 1 if of_a_control else _AHEAD
     elif order == 1 and not points.low > 0:
         order = _UNMEASURED
+    elif order == 1 and case.controls and finding.probability <= NO_CONTROL:
+        order = _SEEN
     value = points.value if not math.isnan(points.value) else -math.inf
     return order, -value, -finding.probability
 
@@ -184,15 +193,17 @@ def _opening(case: Case) -> str:
 
 _CLAUSES: dict[Cause, str] = {
     "harsh_targets": "Its targets are too harsh: {points} come back with {remedy}.",
-    "teacher_gap": "Its teacher is too large: {points} come back with a smaller one.",
+    "teacher_gap": "Its teacher is too large: {points} come back with {teacher}.",
     "undertrained": "It is still rising: longer training adds {points}.",
     "pipeline_fault": "Its training is at fault: the same recipe run by gapkit gains {points}.",
-    "optimization": "Training itself loses {points}: a teacher-sized student falls short by that.",
-    "coverage": "Off its training set it loses {points} more than the teacher.",
+    "optimization": "Training itself loses {points}.",
+    "coverage": "It has too few samples: {points}.",
     "input_gap": "Its view lacks what the teacher sees: {points}.",
     "overconfident_teacher": "Its teacher's answers say little beyond the labels: {points} come with others.",
     "scheme_mismatch": "Its teacher is not the best source: {points} more are reached without it{where}.",
     "capacity": "Its size bounds the remaining {points}.",
+    "blind_layer": "Its architecture cannot express what its teacher's does: {points}.",
+    "uniform_transfer": "It learns layers with equal weight of which some do not matter: {points}.",
     "false_success": "The average hides {group}, where it is {points} behind.",
 }
 
@@ -218,5 +229,6 @@ def _clause(case: Case, finding: Finding) -> str:
         points=case.say.magnitude(finding.points),
         remedy="labels alone" if knowledge == "scratch" else f"{knowledge} instead",
         group=finding.points.group,
+        teacher="an earlier state of it" if finding.remedy.source else "a smaller one",
         where=f" on {finding.points.group}" if finding.points.group else "",
     )

@@ -49,6 +49,14 @@ MEANINGS: dict[str, str] = {
 }
 
 
+HALF, RATE, VIEW = "half the samples", "a tenth of the rate", "the teacher's view"
+EARLIER, LIKE_TEACHER = "an earlier teacher", "the teacher's architecture"
+"""What a control alters of the study's own training."""
+
+ALIKE = "teacher"
+"""The size of a network like a teacher that is not of the family."""
+
+
 class Evidence(Record):
     """A sentence, and the measurement it rests on; `limit` says what the value was held against, and why."""
 
@@ -61,12 +69,14 @@ class Evidence(Record):
 
 
 class Remedy(Record):
-    """What to do: words, and the knowledge, size, source or length that a plan can try."""
+    """What to do: words, and the knowledge, size, source, length or rate that a plan can try."""
 
     text: str
     knowledge: str = ""
     fraction: float = 1.0
     size: str = ""
+    source: str = ""
+    rate: float = 1.0
 
 
 class Finding(Record):
@@ -115,7 +125,8 @@ class ControlRun(Record):
     """A control: one arm trained with S seeds, scored on the N validation samples.
 
     `scores` (S,), `contributions` (S, N), `agreement` with the teacher on validation (S,) and on
-    train (S,); `cost` in student trainings, of all seeds together.
+    train (S,), `train_scores` (S,); `cost` in student trainings, of all seeds together. `altered` names
+    what about the training differs from the study's own (gapkit.variants).
     """
 
     name: str
@@ -128,7 +139,9 @@ class ControlRun(Record):
     contributions: Array
     agreement: Array
     train_agreement: Array
+    train_scores: Array = Field(default_factory=lambda: np.array([]))
     cost: float = 0.0
+    altered: str = ""
 
     @property
     def mean(self) -> float:

@@ -161,7 +161,7 @@ def make_planner(
 
 
 def control_rows(controls: Sequence[ControlRun]) -> list[TrialRow]:
-    """A diagnosis' controls as rows of the history."""
+    """A diagnosis' controls as rows of the history; altered trainings are no arms of a plan."""
     return [
         TrialRow(
             path=run.path,
@@ -174,6 +174,7 @@ def control_rows(controls: Sequence[ControlRun]) -> list[TrialRow]:
             score=float(score),
         )
         for run in controls
+        if not run.altered
         for seed, score in zip(run.seeds, run.scores, strict=True)
     ]
 

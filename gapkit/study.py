@@ -17,8 +17,9 @@ from torch import nn
 
 from gapkit import losses
 from gapkit.answers import predict
+from gapkit.case import Case
 from gapkit.choice import choose_knowledge
-from gapkit.controls import Controls, standard_controls
+from gapkit.controls import Control, Controls, standard_controls
 from gapkit.crew import Crew
 from gapkit.data import Data
 from gapkit.diagnosis import diagnose
@@ -26,7 +27,7 @@ from gapkit.distiller import Tick, TrainingFailed
 from gapkit.errors import InputError
 from gapkit.execution import Execution
 from gapkit.family import Family, Size, count_parameters
-from gapkit.gap import Gap
+from gapkit.gap import ALIKE, LIKE_TEACHER, Gap
 from gapkit.gates import check_gates
 from gapkit.grounds import Gate, Grounds
 from gapkit.knowledge import MENUS, Knowledge
@@ -44,6 +45,7 @@ from gapkit.record import Record
 from gapkit.runs import Run, write
 from gapkit.task import Task
 from gapkit.trainings import Trainings
+from gapkit.variants import offered, varied
 from gapkit.weights import hash_state, hash_weights, on_device, read_state
 from gapkit.wording import Wording
 
@@ -161,7 +163,8 @@ class Study:
             return menu
         if callable(own):
             own = (Knowledge(kind="response", loss=registered(own)),)
-        return {"own": tuple(own)} | menu
+        others = {name: parts for name, parts in menu.items() if parts != tuple(own)}
+        return {"own": tuple(own)} | others
 
     @cached_property
     def refused(self) -> dict[str, str]:
@@ -208,6 +211,7 @@ class Study:
         for position, state in enumerate(self._states):
             trainings.lend(f"checkpoint:{position}", self._earlier(teacher, state, position))
         trainings.tick = None
+        trainings.variant = self.variant
         return trainings
 
     def check(self) -> None:
@@ -319,22 +323,15 @@ class Study:
         found = self.run.load("gap", Gap, request)
         if found is not None:
             return found
-        runner = self._controls(budget if controls else 0)
-        runs = runner.run() if controls else ()
+        runner = self._controls(measurements, budget) if controls else None
+        runs = () if runner is None else runner.run()
         gap = diagnose(
             measurements,
             runs,
-            score_name=self.task.score_name,
-            unit=self.task.unit,
-            teacher_score=self.teacher_score,
             budget=budget if controls else 0,
-            left_out=runner.left_out,
-            notes=[*self._notes(), *runner.notes],
-            groups=self.data.groups("validation"),
-            student_history=self.student_history,
-            knowledge=self.knowledge.get(self.recipe_name, ()),
-            same_view=self.data.same_view,
-            slices=self.data.slices("validation"),
+            left_out=() if runner is None else runner.left_out,
+            notes=[*self._notes(), *(() if runner is None else runner.notes)],
+            **self._circumstances(),
         )
         self.run.save("gap", gap, request)
         return gap
@@ -356,19 +353,71 @@ class Study:
         """As one of several processes but the first: train along with it until it is done."""
         self.trainings.follow()
 
-    def _controls(self, budget: float) -> Controls:
-        def train(path: tuple[Size, ...], recipe: str, seed: int, fraction: float) -> Training:
-            return self.trainings.arm(path, recipe, seed, fraction)
+    def _circumstances(self) -> dict[str, Any]:
+        """What a diagnosis knows of the study beside what was measured."""
+        return {
+            "score_name": self.task.score_name,
+            "unit": self.task.unit,
+            "teacher_score": self.teacher_score,
+            "groups": self.data.groups("validation"),
+            "student_history": self.student_history,
+            "knowledge": self.knowledge.get(self.recipe_name, ()),
+            "same_view": self.data.same_view,
+            "slices": self.data.slices("validation"),
+        }
+
+    def _controls(self, measurements: Measurements, budget: float) -> Controls:
+        def train(control: Control, seed: int) -> Training:
+            trainings = self.variant(control.altered) if control.altered else self.trainings
+            trainings.tick = self.trainings.tick
+            return trainings.arm(control.path, control.recipe, seed, control.fraction)
 
         return Controls(
-            standard_controls(self.family, self.recipe_name, self.knowledge),
+            standard_controls(
+                self.family, self.recipe_name, self.knowledge, offered(self.trainings)
+            ),
             train,
-            self._price,
+            self._control_price,
             budget,
+            Case(measurements, **self._circumstances()),
             first_seed=self.seed,
             heard=lambda spent, total, what: self._train_heard("diagnose", spent, total, what),
-            groups=self.data.groups("validation"),
         )
+
+    def variant(self, name: str) -> Trainings:
+        """The study's trainings with that one thing altered (gapkit.variants)."""
+        if name not in self._variants:
+            self._variants[name] = varied(self.trainings, name)
+        return self._variants[name]
+
+    @cached_property
+    def _variants(self) -> dict[str, Trainings]:
+        return {}
+
+    def _control_price(self, control: Control, seed: int) -> float:
+        """What a control would cost now; altered trainings as what they alter, a stranger by its own clock."""
+        arm = control.path, control.recipe, seed, control.fraction
+        if not control.altered:
+            return self._price(*arm)
+        if self.variant(control.altered).done(*arm) is not None:
+            return 0.0
+        if control.altered == LIKE_TEACHER:
+            return self._price_like_teacher * control.fraction
+        return self.prices.trainings(control.path[-1], control.fraction)
+
+    @cached_property
+    def _price_like_teacher(self) -> float:
+        """Student trainings that a full training of the teacher's architecture costs."""
+        found = self.run.load("prices_like_teacher", Prices)
+        if found is None:
+            family = self.variant(LIKE_TEACHER).family
+            found = measure_prices(
+                self.task, self.data, family, self.recipe, self.teacher, str(self.device)
+            )
+            self.run.save("prices_like_teacher", found)
+        theirs, unit = found.of(ALIKE), self.prices.of(self.family.student)
+        by_seconds = unit.unit_from == "seconds"
+        return theirs.seconds / unit.seconds if by_seconds else theirs.flops / unit.flops
 
     def _notes(self) -> list[str]:
         """What a reader of the diagnosis must know about the models that were given."""

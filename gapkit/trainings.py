@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Trainings:
         knowledge: name -> knowledge of the arms; recipe_name: the one that the failing student had.
         tick: hears the share of the current training that is done, and how it goes.
         crew: the processes that train together.
+        altered: what differs from the study's own training; "" for nothing (see gapkit.variants).
     """
 
     def __init__(
@@ -66,10 +67,13 @@ class Trainings:
         device: str | torch.device = "cpu",
         tick: Tick | None = None,
         crew: Crew | None = None,
+        altered: str = "",
     ) -> None:
         self.task, self.data, self.family, self.recipe = task, data, family, recipe
         self.run, self.device, self.tick, self.crew = run, device, tick, crew or Crew()
         self.knowledge, self.recipe_name = knowledge, recipe_name
+        self.altered = altered
+        self.variant: Callable[[str], Trainings] | None = None
         self.student: nn.Module | None = None
         self.trained_here: dict[str, str] = {}
         self._sources: dict[str, Source] = {}
@@ -136,7 +140,7 @@ class Trainings:
         if self.data.augment is not None:
             return None
         source, names = self.source(key), feature_names(knowledge)
-        spec = {"source": key, "names": list(names), "top_k": top_k}
+        spec = {"source": key, "names": list(names), "top_k": top_k} | self._mark
         digest = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:10]
         folder = self.run.path("answers", f"{_plain(key)}-{digest}")
         if folder in self._kept:
@@ -237,6 +241,7 @@ class Trainings:
                 "sources": list(sources),
                 "key": key,
                 "trained_here": self.trained_here,
+                "altered": self.altered,
             }
         )
 
@@ -245,11 +250,14 @@ class Trainings:
         while (order := self.crew.hear()) is not None:
             for key, training in order["trained_here"].items():
                 self._take(key, training)
-            stage = Stage.model_validate(order["stage"])
-            effective = self.recipe.changed(stage.recipe)
-            job, _ = self._job(stage, effective, order["seed"], order["sources"], order["key"])
-            with contextlib.suppress(TrainingFailed):  # the first process says so
-                Loop(job, self.task, self.data, self.device, self.crew).run()
+            asked = self.variant(order["altered"]) if order["altered"] and self.variant else self
+            asked._train_along(Stage.model_validate(order["stage"]), order)
+
+    def _train_along(self, stage: Stage, order: Mapping[str, Any]) -> None:
+        effective = self.recipe.changed(stage.recipe)
+        job, _ = self._job(stage, effective, order["seed"], order["sources"], order["key"])
+        with contextlib.suppress(TrainingFailed):  # the first process says so
+            Loop(job, self.task, self.data, self.device, self.crew).run()
 
     def _take(self, key: str, training: str) -> None:
         """Know a model that the first process trained as the teacher or the failing student."""
@@ -275,6 +283,10 @@ class Trainings:
         training = self.run.load(f"trainings/{key}/training", Training)
         return training if training is not None and self._weights(key).exists() else None
 
+    @property
+    def _mark(self) -> dict[str, str]:
+        return {"altered": self.altered} if self.altered else {}
+
     def _key(self, stage: Stage, recipe: Recipe, seed: int, sources: Sequence[str]) -> str:
         """A readable name, and a hash of everything that decides the weights."""
         spec = {
@@ -289,7 +301,7 @@ class Trainings:
             "recipe": recipe.model_dump(mode="json", exclude={"knowledge"}),
             "seed": seed,
             "sources": list(sources),
-        }
+        } | self._mark
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:10]
         return f"{_plain(str(stage.size))[:24]}-s{seed}-{digest}"
 

@@ -153,13 +153,19 @@ def difference_interval(
     return Interval(plain.value, *bounds, plain.se, n, level, method=method)
 
 
-def paired(d: Any, level: float = 0.95, groups: Any = None) -> Interval:
+def paired(
+    d: Any, level: float = 0.95, groups: Any = None, between: tuple[float, int] | None = None
+) -> Interval:
     """Mean of paired differences d (S seeds, N samples) where both seeds and samples are random.
 
     SE² = var(row means)/S + var(column means)/N counts the seed-by-sample part twice, hence is
     conservative (Owen 2007, "The pigeonhole bootstrap"); degrees of freedom after Welch and
     Satterthwaite. With one seed, d (N,) or (1, N), only the sample part exists and
     `method` says that the interval does not speak of other trainings.
+
+    Args:
+        between: the seeds' part of SE² and its degrees of freedom, from elsewhere (pooled over like
+            trainings, as in an analysis of variance), in place of what few rows of d say.
 
     >>> interval = paired([[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0]])
     >>> interval.value, interval.n, interval.n_seeds
@@ -173,15 +179,20 @@ def paired(d: Any, level: float = 0.95, groups: Any = None) -> Interval:
     if reason := unusable(d.ravel()):
         return undefined(reason, n, level)
     by_sample, df_sample = _variance_of_mean(d.mean(0), groups)
-    if n_seeds == 1:
+    if between is not None:
+        by_seed, df_seed = between
+        how = f"; seeds' spread pooled, {df_seed} degrees of freedom"
+    elif n_seeds == 1:
         method = "paired difference; t interval over samples of one training: "
         method += "says nothing of others"
         return _t_interval(float(d.mean()), by_sample, df_sample, n, level, method)
-    by_seed, df_seed = _variance_of_mean(d.mean(1), None)
+    else:
+        by_seed, df_seed = _variance_of_mean(d.mean(1), None)
+        how = ""
     variance = by_seed + by_sample
     spread = by_seed**2 / df_seed + (by_sample**2 / df_sample if df_sample else 0.0)
     df = 0.0 if not df_sample else variance**2 / spread if spread > 0 else df_seed
-    method = f"paired difference; t interval over {n_seeds} seeds and samples (two-way)"
+    method = f"paired difference; t interval over {n_seeds} seeds and samples (two-way){how}"
     return _t_interval(float(d.mean()), variance, df, n, level, method, n_seeds)
 
 

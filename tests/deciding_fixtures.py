@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 
+from gapkit.case import Case
+from gapkit.controls import Control
+from gapkit.distiller import TrainingFailed
 from gapkit.gap import ControlRun
 from gapkit.measurement import Contributions, Measurement, Measurements
 from gapkit.outcome import Training
@@ -73,6 +76,8 @@ def control(
     fraction: float = 1.0,
     first_seed: int = 0,
     agreement: float = 0.5,
+    train_score: float | None = None,
+    altered: str = "",
 ) -> ControlRun:
     """A control from the contributions of its seeds."""
     return ControlRun(
@@ -86,7 +91,9 @@ def control(
         contributions=np.stack(runs),
         agreement=np.full(len(runs), agreement),
         train_agreement=np.full(len(runs), agreement),
+        train_scores=np.array([] if train_score is None else [train_score] * len(runs)),
         cost=len(runs) * fraction,
+        altered=altered,
     )
 
 
@@ -119,52 +126,76 @@ def make_training(
 
 
 class World:
-    """Trains in no time: planted means, noise by run, noise by sample.
+    """Trains controls in no time: planted means, noise by run, noise by sample.
 
     Args:
-        mean: (path, recipe, fraction) -> true mean score.
-        sd: of a run's true score around its arm's mean.
+        mean: (control, seed) -> true mean score.
+        sd: of a run's true score around that mean; None for nested hits without any noise.
         seed: of all noise; n: validation samples.
+        failing: names of controls whose trainings fail.
     """
 
     def __init__(
         self,
-        mean: Callable[[tuple, str, float], float],
-        sd: float = 0.05,
+        mean: Callable[[Control, int], float],
+        sd: float | None = 0.02,
         seed: int = 0,
         n: int = 200,
+        failing: Container[str] = (),
     ) -> None:
-        self.mean, self.sd, self.seed, self.n = mean, sd, seed, n
-        self.trained: list[tuple[tuple, str, int, float]] = []
-        self.done: set[tuple[tuple, str, int, float]] = set()
+        self.mean, self.sd, self.seed, self.n, self.failing = mean, sd, seed, n, failing
+        self.trained: list[tuple[str, int]] = []
+        self.done: set[tuple[Any, ...]] = set()
         self._hard = np.random.default_rng([seed, 1]).normal(size=n)
 
-    def rng(self, *what: Any) -> np.random.Generator:
-        """A generator of its own for everything that is drawn."""
+    def case(self, teacher: float = 0.9, student: float = 0.5, **fields: Any) -> Case:
+        """The evidence of a study whose models find the same samples hard as its controls do."""
+        about = {key: fields.pop(key) for key in ("train", "chance", "worst") if key in fields}
+        pair = (self._hits(teacher, "teacher"), self._hits(student, "student"))
+        return Case(measurements(*pair, **about), **fields)
+
+    def contributions(self, control: Control, seed: int) -> np.ndarray:
+        """(n,) hits and misses of a run; drawn alike however often it is asked for."""
+        share, what = self.mean(control, seed), self._key(control, seed)
+        if self.sd is not None:
+            share += self.sd * self._rng("share", what).normal()
+        return self._hits(share, what)
+
+    def train(self, control: Control, seed: int) -> Training:
+        """The training, noted in `trained`; what is done already is only read."""
+        key = self._key(control, seed)
+        if key not in self.done:
+            self.trained.append((control.name, seed))
+            for end in range(2, len(control.path)):  # the prefix is trained with it
+                self.done.add((control.path[:end], *key[1:]))
+        self.done.add(key)
+        if control.name in self.failing:
+            raise TrainingFailed("the loss is nan")
+        values = self.contributions(control, seed)
+        return make_training(control.path, control.recipe, seed, control.fraction, values)
+
+    def price(self, control: Control, seed: int) -> float:
+        """What it would cost now; the missing prefix with it."""
+        _, *rest = self._key(control, seed)
+        ends = range(min(2, len(control.path)), len(control.path) + 1)
+        missing = [control.path[:end] for end in ends if (control.path[:end], *rest) not in self.done]
+        if control.path not in missing:
+            return 0.0
+        return sum(COSTS.get(path[-1], 4.0) * control.fraction for path in missing)
+
+    @staticmethod
+    def _key(control: Control, seed: int) -> tuple[Any, ...]:
+        return control.path, control.recipe, seed, control.fraction, control.altered
+
+    def _rng(self, *what: Any) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(repr(what).encode())])
 
-    def contributions(self, path: tuple, recipe: str, seed: int, fraction: float) -> np.ndarray:
-        """(n,) hits and misses of a run; drawn alike however often it is asked for."""
-        rng = self.rng(path, recipe, seed, fraction)
-        share = np.clip(
-            self.mean(path, recipe, fraction) + self.sd * rng.normal(), 1 / self.n, 1 - 1 / self.n
-        )
-        return (0.8 * self._hard + 0.6 * rng.normal(size=self.n) < norm.ppf(share)).astype(float)
-
-    def train(self, path: tuple, recipe: str, seed: int, fraction: float) -> Training:
-        """The training, noted in `trained`."""
-        arm = (tuple(path), recipe, seed, fraction)
-        assert arm not in self.done, f"{arm} is trained twice"
-        self.trained.append(arm)
-        self.done.add(arm)
-        return make_training(path, recipe, seed, fraction, self.contributions(*arm))
-
-    def price(self, path: tuple, recipe: str, seed: int, fraction: float) -> float:
-        """What it would cost now; the missing prefix with it."""
-        if (tuple(path), recipe, seed, fraction) in self.done:
-            return 0.0
-        above = self.price(path[:-1], recipe, seed, fraction) if len(path) > 2 else 0.0
-        return COSTS[path[-1]] * fraction + above
+    def _hits(self, share: float, what: Any) -> np.ndarray:
+        if self.sd is None:
+            return hits(share, self.n)
+        share = float(np.clip(share, 1 / self.n, 1 - 1 / self.n))
+        own = self._rng("sample", what).normal(size=self.n)
+        return (0.8 * self._hard + 0.6 * own < norm.ppf(share)).astype(float)
 
 
 def prices(costs: dict[Any, float] = COSTS) -> Prices:

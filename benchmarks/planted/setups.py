@@ -23,6 +23,12 @@ from gapkit.losses import response_loss
 
 SHARP = 12.0
 OTHER_SAMPLES = 500  # on a seed: those that only a teacher saw
+N_OTHER = {"overfit": 2000, "overconfident": 1200, "early": 2000}
+EPOCHS = {"overfit": 1.5, "overconfident": 3.0, "early": 0.25}
+"""Shares of the world's epochs that teachers train for; 1.2 for those not named."""
+
+OF_NOISE = tuple(EPOCHS)
+"""Teachers that train on noisy labels, with samples of their own beside them."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,8 @@ class Setup:
         world, seed: which data, teacher and student.
         size: the student's width; epochs: as a share of the world's; lr: a factor on the world's.
         knowledge: what it learns from; "" for the world's gentle one.
-        teacher: "good", "overconfident", "overfit" (with label noise), "early" (the same at an early
-            epoch) or "old" (never saw the rare source).
+        teacher: "good", "overfit" (memorized noisy labels), "overconfident" (the same with sharp
+            outputs), "early" (an early epoch, before it memorized them) or "old" (never saw the rare source).
         label_noise: share of train labels replaced at random.
         crop: 0, or how much of the student's view is missing.
         n_train: rows of train that the student has; 0 for all. biased: those of one end of the data.
@@ -241,20 +247,17 @@ def _train_teacher(setup: Setup, kind: str, path: Path) -> None:
     world, sample = setup.world, setup.splits.train
     if kind == "old":
         sample = sample.rows(~sample.rare)
-    if kind in ("overfit", "early") and len(setup.splits.judge.y) > len(setup.splits.test.y):
+    if kind in OF_NOISE and len(setup.splits.judge.y) > len(setup.splits.test.y):
         # Samples of its own, rightly labeled: it is good elsewhere and wrong on the transfer set alone.
-        more = world.draw(setup.seed + OTHER_SAMPLES).judge
+        more = world.draw(setup.seed + OTHER_SAMPLES).judge.rows(torch.arange(N_OTHER[kind]))
         sample = Sample(*(torch.cat([one, one, two]) for one, two in zip(sample, more)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(9000 + setup.seed)
         net = world.build(world.sizes[-1])
     net = Sharp(net) if kind == "overconfident" else net
     path.parent.mkdir(parents=True, exist_ok=True)
-    epochs = round(world.recipe.epochs * (2.0 if kind == "overfit" else 1.2))
-    if kind == "early":
-        epochs = max(2, round(world.recipe.epochs * 0.25))
-    labels = "scratch"
-    recipe = world.recipe.with_(epochs=epochs, knowledge=labels, weight_decay=1e-4)
+    epochs = max(2, round(world.recipe.epochs * EPOCHS.get(kind, 1.2)))
+    recipe = world.recipe.with_(epochs=epochs, knowledge="scratch", weight_decay=1e-4)
     fit(net, sample, recipe, world.task, setup.seed)
     part = path.with_suffix(f".{np.random.default_rng().integers(1 << 40)}.part")
     save_model(net, part)

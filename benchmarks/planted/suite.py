@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 from plants import fits
 from worlds import WORLDS
@@ -35,12 +35,12 @@ PAIRS = (
     ("capacity", "pipeline_fault"),
     ("input_gap", "pipeline_fault"),
     ("undertrained", "pipeline_fault"),
-    ("false_success", "capacity"),
+    ("input_gap", "capacity"),
 )
 STRENGTHS = (1, 2)
 HALVES = ("tune", "report")
-SEEDS = {"common": 3, "others": 2, "pairs": 1, "healthy": 6}
-"""Seeds for each world and strength; what only classification has gets one more."""
+CASES = {"common": 14, "others": 8, "pairs": 4, "healthy": 40}
+"""Of each cause or pair in each half."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Case:
 def cases() -> list[Case]:
     """All cases, strengths and worlds in turn, so that a first part of them is a fair sample."""
     listed = [
-        *_listed([("no_gap",)], SEEDS["healthy"]),
-        *_listed([(cause,) for cause in COMMON], SEEDS["common"]),
-        *_listed([(cause,) for cause in OTHERS], SEEDS["others"]),
-        *_listed(list(PAIRS), SEEDS["pairs"]),
+        *_listed([("no_gap",)], CASES["healthy"]),
+        *_listed([(cause,) for cause in COMMON], CASES["common"]),
+        *_listed([(cause,) for cause in OTHERS], CASES["others"]),
+        *_listed(list(PAIRS), CASES["pairs"]),
     ]
     return sorted(listed, key=lambda case: (case.seed, case.strength))
 
@@ -79,10 +79,10 @@ def half(name: str) -> list[Case]:
     return [case for case in cases() if case.half == name]
 
 
-def _listed(groups: list[tuple[str, ...]], n_seeds: int) -> Iterator[Case]:
-    for causes, world in product(groups, WORLDS.values()):
-        if not fits(world, causes):
-            continue
-        scarce = not all(fits(other, causes) for other in WORLDS.values())
-        for strength, seed in product(STRENGTHS, range(n_seeds + scarce)):
+def _listed(groups: list[tuple[str, ...]], n_cases: int) -> Iterator[Case]:
+    """That many cases of each group in each half: worlds in turn, then strengths, then seeds."""
+    for causes, part in product(groups, HALVES):
+        places = [world for world in WORLDS.values() if world.half == part and fits(world, causes)]
+        turns = product(range(n_cases), STRENGTHS, places)
+        for seed, strength, world in islice(turns, n_cases):
             yield Case(world.name, causes, strength, seed)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import gapkit as gk
 
 RARE_SHARE = 0.08
-N_TRAIN, N_VALIDATION, N_TEST, N_JUDGE = 1000, 500, 300, 3000
+N_TRAIN, N_VALIDATION, N_TEST, N_JUDGE = 1000, 1500, 300, 3000
 
 
 class Sample(NamedTuple):
@@ -55,8 +55,9 @@ class World:
         task: what outputs mean; n_outputs of them.
         draw: (seed) -> Splits.
         build: (width, blind) -> fresh network.
-        sizes: widths, small to large, the teacher's last; small: a width that is too small, able: one
-            that comes near the teacher.
+        sizes: widths, small to large, the teacher's last; small: one at which soft targets ask too much,
+            able: one that comes near the teacher.
+        wild: a factor on the learning rate that is far too high for every size.
         recipe: of honest training; its knowledge is gentle. short: a share of its epochs that ends too soon.
         crop: an input with a part blanked out: (x, strength 1 or 2) -> x.
         misread: an input as a teacher sees it behind a wrong normalization.
@@ -72,6 +73,7 @@ class World:
     sizes: tuple[int, ...]
     small: int
     able: int
+    wild: float
     recipe: gk.Recipe
     short: float
     crop: Callable[[Tensor, int], Tensor]
@@ -152,7 +154,7 @@ def _clusters(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
 
 def _waves(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     """A sum of sines of sums of features; the rare source has the opposite sign."""
-    ways = torch.randn(6, 6, generator=torch.Generator().manual_seed(6)) / 2
+    ways = torch.randn(6, 6, generator=torch.Generator().manual_seed(6)) / 2.6
     x, rare = torch.randn(n, 6, generator=draw), _is_rare(n, draw)
     y = (x @ ways).sin().sum(1) / 2
     return _flagged(x, rare), torch.where(rare, -y, y), rare
@@ -205,7 +207,7 @@ def _truncate(x: Tensor, strength: int) -> Tensor:
     return torch.cat([x[:, :kept], x[:, :1].expand(-1, x.shape[1] - kept)], 1)
 
 
-def _image_world(name: str, half: str, draw: Callable[[int], Splits]) -> World:
+def _image_world(name: str, half: str, draw: Callable[[int], Splits], able: int) -> World:
     return World(
         kind="cnn",
         name=name,
@@ -215,8 +217,9 @@ def _image_world(name: str, half: str, draw: Callable[[int], Splits]) -> World:
         draw=draw,
         build=partial(_built, lambda width, blind: cnn(width, 10, blind)),
         sizes=(1, 2, 4, 8, 16),
-        small=1,
-        able=8,
+        small=2,
+        able=able,
+        wild=200.0,
         recipe=gk.Recipe(epochs=30, batch_size=100, lr=1e-2, knowledge="kl1"),
         short=0.14,
         crop=_crop_image,
@@ -234,9 +237,10 @@ def _table_world(name: str, half: str, make: Any, n_inputs: int, n_outputs: int)
         n_outputs=n_outputs,
         draw=partial(_made, make),
         build=partial(_built, lambda width, blind: mlp(width, n_inputs, n_outputs, blind)),
-        sizes=(2, 4, 12, 32, 64),
+        sizes=(2, 3, 12, 32, 64),
         small=2,
         able=32,
+        wild=100.0,
         recipe=gk.Recipe(epochs=40, batch_size=50, lr=1e-2, knowledge=knowledge),
         short=0.1,
         crop=_drop_features,
@@ -245,7 +249,13 @@ def _table_world(name: str, half: str, make: Any, n_inputs: int, n_outputs: int)
 
 
 def _sequence_world(
-    name: str, half: str, make: Any, vocabulary: int, n_outputs: int, sizes: tuple[int, ...]
+    name: str,
+    half: str,
+    make: Any,
+    vocabulary: int,
+    n_outputs: int,
+    sizes: tuple[int, ...],
+    small: int,
 ) -> World:
     return World(
         kind="transformer",
@@ -258,8 +268,9 @@ def _sequence_world(
             _built, lambda width, blind: Transformer(width, vocabulary, 12, n_outputs, blind)
         ),
         sizes=sizes,
-        small=sizes[0],
+        small=small,
         able=sizes[3],
+        wild=30.0,
         recipe=gk.Recipe(epochs=30, batch_size=100, lr=1e-2, knowledge="kl1"),
         short=0.4,
         crop=_truncate,
@@ -274,13 +285,13 @@ def _built(make: Callable[[int, bool], nn.Module], width: int, blind: bool = Fal
 WORLDS: dict[str, World] = {
     world.name: world
     for world in (
-        _image_world("digits", "tune", _digits),
-        _image_world("glyphs", "report", partial(_made, _glyphs)),
+        _image_world("digits", "tune", _digits, 8),
+        _image_world("glyphs", "report", partial(_made, _glyphs), 16),
         _table_world("regions", "tune", _regions, 11, 6),
         _table_world("clusters", "report", _clusters, 9, 6),
         _table_world("waves", "tune", _waves, 7, 1),
         _table_world("friedman", "report", _friedman, 7, 1),
-        _sequence_world("motif", "tune", _motif, 14, 6, (6, 8, 12, 20, 32)),
-        _sequence_world("majority", "report", _majority, 10, 5, (2, 4, 8, 16, 32)),
+        _sequence_world("motif", "tune", _motif, 14, 6, (3, 5, 8, 20, 32), 8),
+        _sequence_world("majority", "report", _majority, 10, 5, (2, 4, 8, 16, 32), 4),
     )
 }

@@ -1,0 +1,127 @@
+"""Variants: the study's training with one thing about it altered, for the controls that need one.
+
+half the samples       every second sample of train gone, as many steps
+a tenth of the rate    the recipe's learning rate divided by ten
+the teacher's view     the student sees what the teacher sees
+an earlier teacher     the best of the teacher's earlier states teaches
+teacher's architecture a fresh network like the teacher learns in the student's place
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gapkit.answers import predict
+from gapkit.family import Family
+from gapkit.gap import ALIKE, EARLIER, HALF, LIKE_TEACHER, RATE, VIEW
+from gapkit.guest import call, guest
+from gapkit.trainings import Trainings
+
+
+def offered(trainings: Trainings) -> tuple[str, ...]:
+    """The variants that this study has: views that differ, earlier teachers, a teacher of another family."""
+    names = [HALF, RATE]
+    if not trainings.data.same_view and _takes_the_teachers_view(trainings):
+        names.append(VIEW)
+    if trainings.n_checkpoints:
+        names.append(EARLIER)
+    if trainings.family.teacher is None and trainings.data.same_view:
+        names.append(LIKE_TEACHER)
+    return tuple(names)
+
+
+def _takes_the_teachers_view(trainings: Trainings) -> bool:
+    """Whether a student can be called with what the teacher sees."""
+    model = trainings.family.fresh(trainings.family.student, 0)
+    batch = next(iter(trainings.data.batches("validation", 2)))
+    try:
+        with guest(model), torch.no_grad():
+            call(model, trainings.data.teacher_view(batch.raw))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return True
+
+
+def varied(trainings: Trainings, name: str) -> Trainings:
+    """Those trainings with that one thing altered; they share the run folder under keys of their own."""
+    data, recipe, family = trainings.data, trainings.recipe, trainings.family
+    teacher = trainings.source("teacher").model
+    if name == HALF:
+        data, recipe = data.thinned(2), recipe.with_(epochs=2 * recipe.epochs)
+    elif name == RATE:
+        recipe = recipe.with_(lr=recipe.lr / 10)
+    elif name == VIEW:
+        data = data.alike()
+    elif name == LIKE_TEACHER:
+        family = Family(lambda _: reinitialized(teacher), [ALIKE], teacher=ALIKE)
+    altered = Trainings(
+        trainings.task,
+        data,
+        family,
+        recipe,
+        trainings.run,
+        knowledge=trainings.knowledge,
+        recipe_name=trainings.recipe_name,
+        device=trainings.device,
+        crew=trainings.crew,
+        altered=name,
+    )
+    if name == EARLIER:
+        teacher = trainings.source(best_checkpoint(trainings)).model
+    altered.lend("teacher", teacher)
+    return altered
+
+
+def best_checkpoint(trainings: Trainings) -> str:
+    """The earlier teacher whose answers on validation lose least against the targets (the task's own loss)."""
+    names = [f"checkpoint:{position}" for position in range(trainings.n_checkpoints)]
+    return min(names, key=lambda name: _loss(trainings, name))
+
+
+def _loss(trainings: Trainings, name: str) -> float:
+    source = trainings.source(name)
+    outputs = predict(
+        source.model,
+        trainings.data,
+        "validation",
+        trainings.task,
+        trainings.device,
+        sees=source.sees,
+    )
+    return float(trainings.task.loss(outputs, trainings.reference("validation")))
+
+
+def reinitialized(model: nn.Module) -> nn.Module:
+    """A copy with fresh weights: each layer's own `reset_parameters`; what has none is shuffled.
+
+    Shuffling keeps the scale that training gave a tensor and nothing else of it. Draws from torch's
+    random state.
+
+    >>> fresh = reinitialized(nn.Linear(4, 2))
+    >>> fresh.weight.shape
+    torch.Size([2, 4])
+    """
+    fresh = copy.deepcopy(model)
+    reset: set[int] = set()
+    for module in fresh.modules():
+        reset_parameters = getattr(module, "reset_parameters", None)
+        if callable(reset_parameters):
+            reset_parameters()
+            reset |= {id(tensor) for tensor in _own(module)}
+    with torch.no_grad():
+        for tensor in fresh.parameters():
+            if id(tensor) not in reset:
+                tensor.copy_(_shuffled(tensor))
+    return fresh
+
+
+def _own(module: nn.Module) -> list[Any]:
+    return list(module.parameters(recurse=False))
+
+
+def _shuffled(tensor: Tensor) -> Tensor:
+    return tensor.flatten()[torch.randperm(tensor.numel())].view_as(tensor)
