@@ -104,8 +104,19 @@ class Case:
 
     @property
     def looks(self) -> int:
-        """Differences looked at when the best knowledge is named: its interval is widened for them."""
-        return max(1, len(self.knowledge_arms) - 1)
+        """Differences looked at when the best knowledge is named: its interval is widened for them.
+
+        All other knowledge, and what else was held against the student's own recipe at its size.
+        """
+        at_size = [run for run in self.controls.values() if self._at_size(run)]
+        return max(1, len(at_size) - 1)
+
+    def _at_size(self, run: ControlRun) -> bool:
+        same = self.controls.get("same recipe")
+        alike = same is not None and run.path[-1] == same.path[-1] and run.fraction >= 1
+        return run.name in [arm.name for arm in self.knowledge_arms] or (
+            alike and run.altered != HALF
+        )
 
     def best(self, arms: Iterable[ControlRun]) -> ControlRun:
         """The arm of the highest mean among those with at least as many seeds as half the most."""
@@ -160,13 +171,13 @@ class Case:
         """Variance of one training's score between seeds and its degrees of freedom, pooled over the controls.
 
         Few seeds of one arm say little of it; that arms vary alike is assumed, as in an analysis of
-        variance. Those that cut training short, thin it out or slow it down are left out: they vary more.
+        variance. All other knowledge counts as one arm, which can only widen it; what cuts training short,
+        thins it out or slows it down varies otherwise and is left out.
         """
-        rows = [
-            run.contributions.mean(1)
-            for run in self.controls.values()
-            if run.fraction >= 1 and run.altered not in (HALF, RATE)
-        ]
+        other = self.other_knowledge
+        arms = [run for name, run in self.controls.items() if not _is_other_knowledge(name)]
+        arms = [run for run in [*arms, *([] if other is None else [other])] if _is_pooled(run)]
+        rows = [run.contributions.mean(1) for run in arms]
         df = sum(len(row) - 1 for row in rows)
         squares = sum(float(((row - row.mean()) ** 2).sum()) for row in rows)
         return (squares / df if df else math.inf), df
@@ -200,12 +211,33 @@ class Case:
 
     def _over_seeds(self, first: Scores, second: Scores, level: float) -> Interval:
         shared = _paired(first, second)
-        variance, df = self.seed_spread
-        if len(shared) >= SURE_SEEDS or df == 0:
+        runs = [side for side in (first, second) if isinstance(side, ControlRun)]
+        parts = [self._between(run) for run in runs]
+        if len(shared) >= SURE_SEEDS or any(df == 0 for _, df in parts):
             return paired(shared, level, self.groups)
-        runs = [len(side.seeds) for side in (first, second) if isinstance(side, ControlRun)]
-        between = variance * sum(1 / n for n in runs), df
-        return paired(_by_sample(first) - _by_sample(second), level, self.groups, between)
+        variance = sum(part for part, _ in parts)
+        squares = sum(part**2 / df for part, df in parts)
+        df = variance**2 / squares if squares > 0 else sum(df for _, df in parts)
+        differences = _by_sample(first) - _by_sample(second)
+        return paired(differences, level, self.groups, (variance, df))
+
+    def _between(self, run: ControlRun) -> tuple[float, float]:
+        """The seeds' part of a mean's squared standard error, and its degrees of freedom.
+
+        From the pool; from the arm's own seeds where it is not of the pool.
+        """
+        variance, df = self.seed_spread
+        if not _is_pooled(run) and len(run.seeds) > 1:
+            variance, df = float(np.var(run.contributions.mean(1), ddof=1)), len(run.seeds) - 1
+        return variance / len(run.seeds), df
+
+
+def _is_other_knowledge(name: str) -> bool:
+    return name == "scratch" or name.startswith("knowledge: ")
+
+
+def _is_pooled(run: ControlRun) -> bool:
+    return run.fraction >= 1 and run.altered not in (HALF, RATE)
 
 
 def unmeasured(name: str, n: int) -> Measurement:

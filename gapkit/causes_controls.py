@@ -153,21 +153,29 @@ def teacher_gap(case: Case) -> Finding | None:
 
 
 def undertrained(case: Case) -> Finding | None:
-    """The same arm, trained longer, still rises; without that control, the user's own scores do."""
+    """The same arm, trained longer, still rises; without that control, the user's own scores do.
+
+    Where other knowledge clearly does better at the usual length, longer training is held against that, as
+    in the waterfall: what gentler targets return is theirs.
+    """
     longer = case.controls.get("longer")
     if longer is None:
         return rising_history(case)
     short = next((arm for arm in case.knowledge_arms if arm.recipe == longer.recipe), None)
     if short is None or n_seeds(longer, short) < LEAST_SEEDS:
         return None
-    points = case.difference("longer", longer, short)
+    base: ControlRun | None = short
+    if short.name == "same recipe" and harsh_targets(case) is not None:
+        base = case.other_knowledge
+    points = case.difference("longer", longer, base or short)
     if not points.low > 0:
         return None
     return _finding(
         "undertrained",
         points,
         n_seeds(longer, short),
-        f"{longer.fraction:g} times as many epochs with {longer.recipe} gain {case.say.difference_of(points)}",
+        f"{longer.fraction:g} times as many epochs with {longer.recipe} gain {case.say.difference_of(points)}"
+        + ("" if base is short else " over other knowledge at the usual length"),
         "zero",
         "Longer runs that no longer gain.",
         Remedy(

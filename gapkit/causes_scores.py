@@ -23,23 +23,29 @@ from gapkit.measurement import Measurement
 from gapkit.probes.interval import Interval, measured
 
 # Published successes keep 96 to 99 % of the teacher's score (TinyBERT 1909.10351, DistilBERT
-# 1910.01108, MobileBERT 2004.02984); below nine tenths nobody takes the average for a success.
-SUCCESS = 0.9
+# 1910.01108, MobileBERT 2004.02984); below nine tenths nobody takes the average for a success,
+# and a student that surely keeps more than 99 % is as good as any that was published.
+SUCCESS, EQUAL = 0.9, 0.99
 LEAST_EPOCHS = 5  # in the last quarter of a history: a line and three degrees of freedom
 
 
 def no_gap(case: Case) -> Finding | None:
-    """Student equals teacher: the paired difference includes zero, or the student is ahead.
+    """Student equals teacher: the paired difference includes zero or surely stays below 1 % of its score.
 
-    Its probability is that of keeping nine tenths of the teacher's score, the least that is published
-    as a success.
+    A student that is ahead has no gap either. The probability is that of keeping nine tenths of the
+    teacher's score, the least that is published as a success.
     """
-    gap = case.gap
-    if gap.low > 0 or math.isnan(gap.value):
+    gap, reached = case.gap, max(0.0, float(case.teacher.mean()))
+    small = gap.high < (1 - EQUAL) * reached
+    if (gap.low > 0 and not small) or math.isnan(gap.value):
         return None
     ahead = gap.high < 0
-    margin = (1 - SUCCESS) * max(0.0, float(case.teacher.mean()))
-    probability = below(gap, margin)
+    limit = "zero lies within the paired interval"
+    if ahead:
+        limit = "zero: the student is ahead"
+    elif gap.low > 0:
+        limit = f"{case.say.difference((1 - EQUAL) * reached)}, 1 % of the teacher's score"
+    probability = below(gap, (1 - SUCCESS) * reached)
     return Finding(
         cause="no_gap",
         points=gap,
@@ -49,9 +55,7 @@ def no_gap(case: Case) -> Finding | None:
             Evidence(
                 text=f"Teacher minus student is {case.say.difference_of(gap)}.",
                 measurement=gap,
-                limit="zero: the student is ahead"
-                if ahead
-                else "zero lies within the paired interval",
+                limit=limit,
             ),
         ),
         would_change="A larger validation set on which the student "
@@ -120,13 +124,16 @@ def _scaled(item: Measurement, by: float, name: str) -> Measurement:
 
 
 def false_success(case: Case) -> Finding | None:
-    """Good on average, bad on a slice, after correction for how many slices were looked at."""
+    """Good on average, bad on a slice, after correction for how many slices were looked at.
+
+    Good is nine tenths of the teacher's score; bad is further behind than that, beyond the average gap.
+    """
     worst = case.measurements.find("worst_slice", split=SPLIT, of="pair")
     teacher, student = float(case.teacher.mean()), float(case.student.mean())
     if not worst or teacher <= 0 or student < SUCCESS * teacher:
         return None
     slice_gap = worst[0]
-    if not slice_gap.low > case.gap.high:
+    if not slice_gap.low > case.gap.high or slice_gap.value < (1 - SUCCESS) * teacher:
         return None
     probability = min(above(slice_gap, case.gap.value), ONE_MODEL)
     return Finding(

@@ -9,6 +9,7 @@ import numpy as np
 
 from gapkit.case import Case
 from gapkit.causes import explains_most
+from gapkit.causes_teacher import RULE_OF_THREE, left_to_others
 from gapkit.confidence import LEAST_SEEDS
 from gapkit.distiller import TrainingFailed
 from gapkit.family import Family, Size
@@ -182,17 +183,21 @@ class Controls:
             for value, name in sorted(found, reverse=True)
             if value >= most and self._tried[name] <= LEAST_SEEDS and name not in LOSES
         ]
-        if "longer" not in self._tried and worth_longer(case, 0.5):
+        if "longer" not in self._tried and worth_longer(case, 1.0):
             wishes.insert(0, "longer")
         return [name for name in wishes if name in names and not self._settled(case, name)]
 
     def _first(self, case: Case, names: Sequence[str]) -> list[str]:
-        """What the study itself raises: another view, earlier teachers, layers that were taught."""
-        hinted = any(part.kind == "feature" for part in case.knowledge)
-        raised = (
-            name for name in names if name in (VIEW, EARLIER) or (hinted and is_knowledge(name))
-        )
-        return [name for name in self._cheapest(raised) if name not in self._tried]
+        """What the study itself raises, to two seeds: another view, earlier teachers, layers that were taught,
+        answers that are no more than labels."""
+        raised = {VIEW, EARLIER}
+        if any(part.kind == "feature" for part in case.knowledge):
+            kinds = [name for name in names if name.startswith("knowledge: ")]
+            raised |= {"scratch", *kinds[:1]}
+        if (left := left_to_others(case)) is not None and left.high < RULE_OF_THREE / left.n:
+            raised |= {"scratch"}
+        few = (name for name in names if name in raised and self._tried.get(name, 0) < LEAST_SEEDS)
+        return [name for name in self._cheapest(few) if not self._settled(case, name)]
 
     def _untried(self, names: Sequence[str]) -> list[str]:
         """What was never run, the cheapest first; what can wait comes after all else."""
@@ -235,13 +240,22 @@ class Controls:
         return n_seeds >= LEAST_SEEDS and points.low > 0
 
     def _affordable(self, name: str) -> str | None:
-        """The arm, or the student's own recipe where it lacks the seed that the arm is paired with."""
-        number, seed = self._tried.get(name, 0), self.first_seed + self._tried.get(name, 0)
+        """The arm, or the student's own recipe where more of its seeds tell more; None when too dear."""
         own = self._tried.get(SAME, 0)
-        if name != SAME and number >= own and SAME in {arm.name for arm in self.arms}:
-            name, seed = SAME, self.first_seed + own
-        cost = self.price(self._arm(name), seed)
+        if name != SAME and 0 < own < MAX_SEEDS and self._varies_more(name):
+            name = SAME
+        cost = self.price(self._arm(name), self.first_seed + self._tried.get(name, 0))
         return name if self.spent + cost <= self.budget + 1e-9 else None
+
+    def _varies_more(self, name: str) -> bool:
+        """Whether the own recipe's mean is the less certain one of the two (s²/n), both with two seeds or more."""
+        variances = []
+        for arm in (SAME, name):
+            scores = [training.score for training in self._found.get(arm, [])]
+            if len(scores) < LEAST_SEEDS:
+                return False
+            variances.append(float(np.var(scores, ddof=1)) / len(scores))
+        return variances[0] > variances[1]
 
     def _arm(self, name: str) -> Control:
         return next(arm for arm in self.arms if arm.name == name)

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from gapkit.measurement import Measurement
+from gapkit.plans import Stage
 from gapkit.record import Array, Record
 
 Cause = Literal[
@@ -69,7 +70,10 @@ class Evidence(Record):
 
 
 class Remedy(Record):
-    """What to do: words, and the knowledge, size, source, length or rate that a plan can try."""
+    """What to do: words, and the knowledge, size, source, length or rate that a plan can try.
+
+    `stages` spell it out, to be put into a plan as they are; empty for what no training mends.
+    """
 
     text: str
     knowledge: str = ""
@@ -77,6 +81,7 @@ class Remedy(Record):
     size: str = ""
     source: str = ""
     rate: float = 1.0
+    stages: tuple[Stage, ...] = ()
 
 
 class Finding(Record):

@@ -42,10 +42,11 @@ from gapkit.probes.recorder import check_reduce
 from gapkit.proposal import FRACTIONS, History, TrialRow, plan
 from gapkit.recipe import Recipe
 from gapkit.record import Record
+from gapkit.remedies import Workshop, with_stages
 from gapkit.runs import Run, write
 from gapkit.task import Task
 from gapkit.trainings import Trainings
-from gapkit.variants import offered, varied
+from gapkit.variants import best_checkpoint, offered, varied
 from gapkit.weights import hash_state, hash_weights, on_device, read_state
 from gapkit.wording import Wording
 
@@ -333,6 +334,9 @@ class Study:
             notes=[*self._notes(), *(() if runner is None else runner.notes)],
             **self._circumstances(),
         )
+        gap = gap.with_(
+            findings=tuple(with_stages(item, self._workshop()) for item in gap.findings)
+        )
         self.run.save("gap", gap, request)
         return gap
 
@@ -352,6 +356,16 @@ class Study:
     def follow(self) -> None:
         """As one of several processes but the first: train along with it until it is done."""
         self.trainings.follow()
+
+    def _workshop(self) -> Workshop:
+        checkpoints = self.trainings.n_checkpoints
+        return Workshop(
+            self.family,
+            self.recipe,
+            self.recipe_name,
+            self.knowledge,
+            best_checkpoint(self.trainings) if checkpoints else "",
+        )
 
     def _circumstances(self) -> dict[str, Any]:
         """What a diagnosis knows of the study beside what was measured."""

@@ -154,7 +154,7 @@ def difference_interval(
 
 
 def paired(
-    d: Any, level: float = 0.95, groups: Any = None, between: tuple[float, int] | None = None
+    d: Any, level: float = 0.95, groups: Any = None, between: tuple[float, float] | None = None
 ) -> Interval:
     """Mean of paired differences d (S seeds, N samples) where both seeds and samples are random.
 
@@ -181,7 +181,7 @@ def paired(
     by_sample, df_sample = _variance_of_mean(d.mean(0), groups)
     if between is not None:
         by_seed, df_seed = between
-        how = f"; seeds' spread pooled, {df_seed} degrees of freedom"
+        how = f"; seeds' spread pooled, {df_seed:.3g} degrees of freedom"
     elif n_seeds == 1:
         method = "paired difference; t interval over samples of one training: "
         method += "says nothing of others"

@@ -178,7 +178,9 @@ class World:
         """What it would cost now; the missing prefix with it."""
         _, *rest = self._key(control, seed)
         ends = range(min(2, len(control.path)), len(control.path) + 1)
-        missing = [control.path[:end] for end in ends if (control.path[:end], *rest) not in self.done]
+        missing = [
+            control.path[:end] for end in ends if (control.path[:end], *rest) not in self.done
+        ]
         if control.path not in missing:
             return 0.0
         return sum(COSTS.get(path[-1], 4.0) * control.fraction for path in missing)

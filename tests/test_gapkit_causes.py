@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from gapkit.case import Case
 from gapkit.causes import (
@@ -14,6 +15,7 @@ from gapkit.causes import (
     SUCCESS,
     capacity,
     coverage,
+    explains_most,
     false_success,
     harness_fault,
     harsh_targets,
@@ -23,7 +25,10 @@ from gapkit.causes import (
     teacher_gap,
     undertrained,
 )
-from gapkit.gap import ControlRun, Finding
+from gapkit.causes_scores import hides_most
+from gapkit.confidence import NO_CONTROL, ONE_MODEL
+from gapkit.gap import EARLIER, HALF, RATE, ControlRun, Finding
+from gapkit.knowledge import hints, knowledge_named
 from gapkit.probes.interval import Interval, measured
 from tests.deciding_fixtures import N, control, hits, measurements, seeds_of
 
@@ -49,10 +54,12 @@ def arm(name: str, share: float, n_seeds: int = 4, **fields) -> ControlRun:
     usual = {
         "scratch": {"path": (1,), "recipe": "scratch"},
         "knowledge: dist1": {"recipe": "dist1"},
+        "shorter": {"fraction": 0.5},
         "longer": {"fraction": 2.0},
         "next size up": {"path": (32, 3)},
         "smaller teacher": {"path": (32, 12, 1)},
         "teacher-sized": {"path": (32, 32)},
+        **{name: {"altered": name} for name in (HALF, RATE, EARLIER)},
     }
     return control(name, seeds_of(share, n_seeds)[::-1], **(usual.get(name, {}) | fields))
 
@@ -131,6 +138,28 @@ def test_pipeline_fault_just_short():
     assert pipeline_fault(case(same(0.8, n_seeds=2, first_seed=5))) is None  # t with one degree
 
 
+def test_pipeline_fault_of_few_seeds_takes_the_spread_of_all_controls():
+    """By hand: t(df)·√(s²(1 + 1/2) + var over samples / n), s² = SS within arms / df."""
+    own, steady = same(0.8, n_seeds=2), arm("scratch", 0.6, n_seeds=6)
+    finding = pipeline_fault(case(own, steady))
+    squares = sum(float(((run.scores - run.mean) ** 2).sum()) for run in (own, steady))
+    sample = np.var(own.contributions.mean(0) - hits(STUDENT), ddof=1) / N
+    half = t.ppf(0.975, 1 + 5) * math.sqrt(squares / 6 * 1.5 + sample)
+    assert points(finding) == pytest.approx(0.1)
+    assert finding.points.high - finding.points.value == pytest.approx(half, rel=1e-6)
+    assert finding.confidence == "moderate"  # two seeds
+    assert pipeline_fault(case(own)) is None  # t with one degree of freedom
+
+
+def test_pipeline_fault_of_many_seeds_asks_no_other_control():
+    wild = control("scratch", seeds_of(0.6, 4, spread=0.2), recipe="scratch", path=(1,))
+    alone, beside = pipeline_fault(case(same(0.8))), pipeline_fault(case(same(0.8), wild))
+    assert beside.points.low == pytest.approx(alone.points.low)
+    few = case(same(0.8, n_seeds=3), wild)
+    assert pipeline_fault(few) is None  # three seeds borrow the spread of the wild ones
+    assert pipeline_fault(case(same(0.8, n_seeds=3))) is not None
+
+
 def test_harsh_targets_names_the_best_arm_and_tells_of_scratch():
     finding = harsh_targets(case(same(), arm("scratch", 0.74), arm("knowledge: dist1", 0.8)))
     assert points(finding) == pytest.approx(0.1)
@@ -180,6 +209,39 @@ def test_harsh_targets_is_widened_for_every_arm_looked_at():
     assert harsh_targets(many) is None
 
 
+def pool(*shares: float) -> list[ControlRun]:
+    """Arms of other knowledge with one seed each: no single one of them can be clear."""
+    return [
+        control(f"knowledge: {i}", [hits(share)], recipe=f"k{i}") for i, share in enumerate(shares)
+    ]
+
+
+def test_harsh_targets_by_all_other_knowledge_together_where_no_single_arm_is_clear():
+    finding = harsh_targets(case(same(), *pool(0.79, 0.8, 0.81)))
+    assert points(finding) == pytest.approx(0.1)  # the mean of all, not the best
+    assert finding.remedy.knowledge == "k2"
+    assert "all kinds of it together" in finding.evidence[0].text
+    assert finding.evidence[0].limit == "zero"
+    assert finding.points.level == pytest.approx(0.95)  # nothing was picked
+
+
+def test_harsh_targets_by_the_pool_just_short():
+    assert harsh_targets(case(same(), *pool(0.8))) is None  # one training of other knowledge
+    assert harsh_targets(case(same(), *pool(0.72, 0.71, 0.7))) is None
+    assert harsh_targets(case(same(n_seeds=1), *pool(0.79, 0.8, 0.81))) is None
+    assert harsh_targets(case(same(), *pool(0.9, 0.5, 0.5))) is None  # one lucky run of three
+
+
+def test_harsh_targets_are_answers_and_not_layers_alone():
+    layers = hints({("s", "a"): "hint"})
+    assert harsh_targets(case(same(), arm("scratch", 0.8), knowledge=layers)) is None
+    both = (*layers, *knowledge_named("kl4"))
+    assert harsh_targets(case(same(), arm("scratch", 0.8), knowledge=both)) is not None
+    alone = same(recipe="scratch", path=(1,))
+    taught = arm("knowledge: dist1", 0.8)
+    assert harsh_targets(case(alone, taught, knowledge=knowledge_named("scratch"))) is not None
+
+
 def test_teacher_gap():
     finding = teacher_gap(case(same(), arm("smaller teacher", 0.76)))
     assert points(finding) == pytest.approx(0.06)
@@ -188,6 +250,25 @@ def test_teacher_gap():
     assert teacher_gap(case(same(), arm("smaller teacher", 0.6))) is None
     assert teacher_gap(case(same(), arm("smaller teacher", 0.76, n_seeds=1))) is None
     assert teacher_gap(case(arm("smaller teacher", 0.76))) is None
+
+
+def test_teacher_gap_by_an_earlier_state():
+    finding = teacher_gap(case(same(), arm(EARLIER, 0.76)))
+    assert points(finding) == pytest.approx(0.06)
+    assert (finding.remedy.source, finding.remedy.size) == ("checkpoint", "")
+    assert "an earlier state of the teacher" in finding.evidence[0].text
+    assert finding.points.level == pytest.approx(0.95)
+    assert teacher_gap(case(same(), arm(EARLIER, 0.71))) is None
+    assert teacher_gap(case(same(), arm(EARLIER, 0.76, n_seeds=1))) is None
+
+
+@pytest.mark.parametrize("smaller, earlier, size", [(0.8, 0.76, "12"), (0.76, 0.8, "")])
+def test_teacher_gap_takes_the_better_of_both_and_pays_for_the_choice(smaller, earlier, size):
+    finding = teacher_gap(case(same(), arm("smaller teacher", smaller), arm(EARLIER, earlier)))
+    assert points(finding) == pytest.approx(0.1)
+    assert finding.remedy.size == size
+    assert (finding.remedy.source == "checkpoint") == (size == "")
+    assert finding.points.level == pytest.approx(0.975)
 
 
 def test_undertrained_is_held_against_the_same_knowledge():
@@ -209,12 +290,58 @@ def test_undertrained_just_short():
     assert undertrained(case(same(), apart)) is None  # no seed in common: not told apart from luck
 
 
-def test_optimization():
-    finding = optimization(case(arm("teacher-sized", 0.8)))
+def test_optimization_by_another_rate():
+    finding = optimization(case(same(), arm(RATE, 0.76)))
+    assert points(finding) == pytest.approx(0.06)
+    assert finding.remedy.rate == 0.1
+    assert optimization(case(same(), arm(RATE, 0.71))) is None
+    assert optimization(case(same(), arm(RATE, 0.6))) is None
+    assert optimization(case(same(), arm(RATE, 0.76, n_seeds=1))) is None
+    assert optimization(case(arm(RATE, 0.76))) is None
+
+
+SEEN = {"train": (hits(0.95), hits(0.75))}
+
+
+def sized(share: float, seen: float | None = 0.85, n_seeds: int = 4) -> ControlRun:
+    """A student of the teacher's size with that score on train, where the teacher has 0.95."""
+    return arm("teacher-sized", share, n_seeds, train_score=seen)
+
+
+LEVEL = (same(), arm("longer", 0.7))  # twice the length gains nothing
+
+
+def test_optimization_by_a_teacher_sized_student():
+    finding = optimization(case(*LEVEL, sized(0.8), **SEEN))
     assert points(finding) == pytest.approx(0.1)
-    assert optimization(case(arm("teacher-sized", 0.897))) is None
-    assert optimization(case(arm("teacher-sized", 0.95))) is None
-    assert optimization(case(arm("teacher-sized", 0.8, n_seeds=1))) is None
+    assert finding.remedy.rate == 1.0
+    assert optimization(case(*LEVEL, sized(0.897), **SEEN)) is None
+    assert optimization(case(*LEVEL, sized(0.95), **SEEN)) is None
+    assert optimization(case(*LEVEL, sized(0.8, n_seeds=1), **SEEN)) is None
+    assert optimization(case(*LEVEL, sized(0.8, seen=None), **SEEN)) is None
+    assert optimization(case(*LEVEL, sized(0.8))) is None  # nothing known of train
+
+
+@pytest.mark.parametrize("seen, found", [(0.899, True), (0.901, False)])
+def test_optimization_asks_for_half_of_it_to_be_missing_on_train(seen, found):
+    """0.1 is missing off train, so that 0.05 of the teacher's 0.95 must be missing on it."""
+    assert (optimization(case(*LEVEL, sized(0.8, seen), **SEEN)) is not None) == found
+
+
+def test_optimization_waits_until_longer_training_was_tried_and_gains_nothing():
+    def told(*arms):
+        return optimization(case(sized(0.8), *arms, **SEEN))
+
+    assert told(*LEVEL) is not None
+    assert told(same()) is None  # nobody knows
+    assert told(same(), arm("shorter", 0.7)) is None
+    assert told(same(), arm("longer", 0.76)) is None
+
+
+def test_optimization_by_the_rate_comes_before_the_size():
+    finding = optimization(case(*LEVEL, arm(RATE, 0.73), sized(0.8), **SEEN))
+    assert finding.remedy.rate == 0.1
+    assert points(finding) == pytest.approx(0.03)
 
 
 def test_coverage_takes_the_teachers_own_loss_off():
@@ -227,6 +354,60 @@ def test_coverage_takes_the_teachers_own_loss_off():
     assert coverage(case(train=(hits(0.9), hits(0.72)))) is None
     assert coverage(case(train=(hits(0.99), hits(0.79)))) is None
     assert coverage(case()) is None
+
+
+LOSES = {"train": (hits(0.95), hits(0.95))}  # the whole gap of 0.2 is lost off train
+PARTLY = {"train": (hits(0.95), hits(0.85))}  # half of it is
+
+
+def test_coverage_without_controls_is_no_more_than_a_suspicion():
+    finding = coverage(case(**LOSES))
+    assert points(finding) == pytest.approx(0.2)
+    assert (finding.probability, finding.confidence) == (NO_CONTROL, "low")
+    assert len(finding.evidence) == 1
+
+
+@pytest.mark.parametrize("train, most", [(0.91, True), (0.88, False)])
+def test_coverage_by_an_excess_loss_that_is_most_of_the_gap(train, most):
+    """Its lower bound lies above half of the gap of 0.2, or just below it, though above zero."""
+    about = {"train": (hits(0.95), hits(train))}
+    loss = case(**about).excess_loss
+    assert loss.low > 0
+    assert (loss.low > 0.1) == most
+    assert (coverage(case(**about)) is not None) == most
+    assert coverage(case(**about, same_view=False)) is None  # it may be what the views differ in
+
+
+def test_coverage_by_half_the_samples_is_half_of_what_they_lose():
+    """A power law with an exponent of at most one: doubling returns half of what halving lost."""
+    found = case(same(), arm(HALF, 0.6), **PARTLY)
+    finding, fewer = coverage(found), found.difference("lost", same(), arm(HALF, 0.6))
+    assert points(finding) == pytest.approx(0.05)
+    assert (finding.points.low, finding.points.high) == pytest.approx(
+        (fewer.low / 2, fewer.high / 2)
+    )
+    assert finding.points.name == "gain of twice the samples"
+    assert finding.probability > NO_CONTROL
+    assert [item.measurement.value for item in finding.evidence] == pytest.approx([0.1, 0.1])
+    beside = coverage(case(same(), arm(HALF, 0.6), **PARTLY, same_view=False))
+    assert points(beside) == pytest.approx(0.05)  # the control tells whatever the views
+
+
+def test_coverage_by_half_the_samples_just_short():
+    assert coverage(case(same(), arm(HALF, 0.69), **PARTLY)) is None  # they lose nothing clear
+    assert coverage(case(same(), arm(HALF, 0.6, n_seeds=1), **PARTLY)) is None
+    assert coverage(case(same(), arm(HALF, 0.6))) is None  # nothing known of train
+    assert coverage(case(same(), arm(HALF, 0.6), train=(hits(0.95), hits(0.76)))) is None
+
+
+@pytest.mark.parametrize("share", [0.7, 0.6])
+def test_coverage_by_most_of_the_gap_tells_what_half_the_samples_lose_too(share):
+    """Samples of the wrong kind: half of them lose nothing, and the loss off train stands."""
+    finding = coverage(case(same(), arm(HALF, share), **LOSES))
+    assert points(finding) == pytest.approx(0.2)
+    assert finding.evidence[1].measurement.value == pytest.approx(0.7 - share)
+    assert finding.probability == ONE_MODEL
+    assert NO_CONTROL < ONE_MODEL
 
 
 def slice_gap(value: float, low: float):
@@ -318,10 +499,20 @@ def test_every_finding_names_interval_n_limit_and_remedy():
         arm("next size up", 0.86),
         arm("smaller teacher", 0.81),
         arm("teacher-sized", 0.86),
+        arm(HALF, 0.7),
+        arm(RATE, 0.79),
         train=(hits(0.99), hits(0.99)),
     )
     findings = [finding for cause in CAUSES if (finding := cause(found))]
-    assert len(findings) == 7
+    assert [finding.cause for finding in findings] == [
+        "pipeline_fault",
+        "harsh_targets",
+        "teacher_gap",
+        "undertrained",
+        "optimization",
+        "coverage",
+        "capacity",
+    ]
     for finding in findings:
         assert finding.points.n == N
         assert 0 < finding.points.low < finding.points.value < finding.points.high
@@ -330,3 +521,21 @@ def test_every_finding_names_interval_n_limit_and_remedy():
         for item in finding.evidence:
             assert item.limit
             assert f"n = {N}" in item.text
+
+
+def test_explains_most_at_half_of_the_gap_by_a_control():
+    """The gap is 0.2; a slice, the size or a suspicion without a control end nothing."""
+    assert explains_most(case(same(), arm("scratch", 0.805)))
+    assert not explains_most(case(same(), arm("scratch", 0.795)))
+    assert not explains_most(case(same(), arm("next size up", 0.85)))
+    assert capacity(case(same(), arm("next size up", 0.85))).points.value > 0.1
+    assert not explains_most(case(**LOSES))
+    assert coverage(case(**LOSES)).points.value > 0.1
+    assert not explains_most(case())
+
+
+@pytest.mark.parametrize("n, most", [(26, True), (24, False)])
+def test_a_slice_holds_most_of_the_gap_by_its_share_of_the_samples(n, most):
+    """The gap is 0.05 of 400 samples, 20; half of it is 25 samples that are 0.4 behind."""
+    found = case(student=0.85, worst=slice_gap(0.4, 0.2).with_(n=n))
+    assert hides_most(found, false_success(found)) == most

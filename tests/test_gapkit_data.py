@@ -283,3 +283,36 @@ def test_a_sample_of_the_data_keeps_what_belongs_together():
         assert torch.equal(part.targets(split), rows % 4)
     assert data.size("train") == 32
     assert torch.equal(data.targets("train"), whole)
+
+
+def test_thinned_data_has_one_in_so_many_samples_of_train_and_all_others():
+    data = Data(tensors(), tensors(12))
+    fewer = data.thinned(4)
+    assert (data.size("train"), fewer.size("train")) == (32, 8)
+    assert set(fewer.ids("train")) < set(data.ids("train"))
+    for split in ("validation", "test"):
+        assert fewer.ids(split).tolist() == data.ids(split).tolist()
+    values = torch.cat([batch.raw[0] for batch in fewer.batches("train", 3)]).flatten()
+    assert fewer.targets("train").tolist() == (values.long() % 4).tolist()
+    assert data.thinned(4).ids("train").tolist() == fewer.ids("train").tolist()
+    assert Data(tensors(), tensors(12), seed=1).thinned(4).size("train") == 8
+    assert data.thinned(99).size("train") == 1
+
+
+def test_thinned_data_forgets_the_targets_of_the_whole():
+    data = Data(tensors(), tensors(12))
+    assert len(data.targets("train")) == 32
+    assert len(data.thinned(2).targets("train")) == 16
+    assert len(data.targets("train")) == 32
+
+
+def test_alike_data_shows_the_student_what_the_teacher_sees():
+    data = Data(tensors(), tensors(), student_input=lambda raw: raw[0] * 0)
+    same = data.alike()
+    assert (data.same_view, same.same_view) == (False, True)
+    raw = next(iter(same.batches("train", 5))).raw
+    assert torch.equal(same.student_view(raw), raw[0])
+    assert not data.student_view(raw).any()
+    other = Data(tensors(), tensors(), teacher_input=lambda raw: raw[0] + 1).alike()
+    assert torch.equal(other.student_view(raw), raw[0] + 1)
+    assert other.ids("train").tolist() == data.ids("train").tolist()

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from gapkit.confidence import EVEN
 from gapkit.diagnosis import diagnose
-from gapkit.gap import ControlRun, Gap
-from gapkit.measurement import Measurements
+from gapkit.gap import EARLIER, RATE, ControlRun, Gap
+from gapkit.knowledge import knowledge_named
+from gapkit.measurement import Curve, Measurements
 from gapkit.probes.interval import Interval, measured
 from tests.deciding_fixtures import control, hits, measurements, seeds_of
 
@@ -56,7 +58,7 @@ EVERYTHING = (
 
 
 def test_what_needs_no_other_size_comes_first_by_points_then_capacity():
-    gap = diagnosed(*EVERYTHING)
+    gap = diagnosed(*EVERYTHING, run(RATE, 0.735, altered=RATE))
     assert causes(gap) == [
         "harsh_targets",
         "teacher_gap",
@@ -97,11 +99,17 @@ def test_a_harness_fault_leads_whatever_else_holds():
     assert math.isnan(by_chance.findings[0].points.value)
 
 
-def test_a_slice_comes_after_what_explains_the_average():
+def test_a_slice_comes_after_what_explains_the_average_unless_it_holds_most_of_the_gap():
+    """The gap is 0.05 of 400 samples, 20 in all: 0.6 behind on 16 of them is less than half, on 17 more."""
     same = run("same recipe", 0.85)
     longer, size = run("longer", 0.88), run("next size up", 0.89)
-    gap = diagnosed(same, longer, size, student=0.85, worst=worst(0.6, 0.4))
-    assert causes(gap) == ["undertrained", "capacity", "false_success"]
+    other, most = (worst(0.6, 0.4).with_(n=n) for n in (16, 17))
+    beside = diagnosed(same, longer, size, student=0.85, worst=other)
+    assert causes(beside) == ["undertrained", "capacity", "false_success"]
+    leads = diagnosed(same, longer, size, student=0.85, worst=most)
+    assert causes(leads) == ["false_success", "undertrained", "capacity"]
+    broken = diagnosed(same, longer, student=0.85, worst=most, teacher_score=0.99)
+    assert causes(broken)[:2] == ["harness_fault", "false_success"]
 
 
 def test_without_a_gap_only_what_an_average_hides_is_told():
@@ -135,6 +143,46 @@ def test_undetermined_with_controls_names_the_fewest_seeds_and_what_was_left_out
     left = diagnosed(run("same recipe", 0.7), few, left_out=("longer", "next size up"))
     assert left.findings[0].remedy.text == (
         "Run longer, next size up, and more seeds of every control ('scratch' has 2): a larger budget."
+    )
+
+
+def test_undetermined_leads_where_the_best_finding_is_no_more_than_even_odds():
+    """An overconfident teacher without controls: an easy training set looks the same."""
+    even, more = (
+        told_by_confidence(),
+        told_by_confidence(run("same recipe", 0.7), run("scratch", 0.7)),
+    )
+    assert causes(even) == ["undetermined", "overconfident_teacher"]
+    assert even.findings[1].probability == EVEN
+    assert causes(more) == ["overconfident_teacher"]
+    assert more.findings[0].probability > EVEN
+    assert math.isnan(more.findings[0].points.value)
+
+
+def told_by_confidence(*controls: ControlRun) -> Gap:
+    """A teacher that leaves a thousandth of its probability to other classes, on a thousand samples."""
+    y = np.array([0.999])
+    sure = Curve(
+        name="confidence_profile", of="teacher", split="train", x_name="temperature", y_name="confidence",
+        x=np.array([4.0]), y=y, low=y - 1e-4, high=y + 1e-4, n=np.array([1000]),
+    )  # fmt: skip
+    found = measurements(hits(0.9), hits(0.7)).with_(curves=(sure,))
+    return diagnose(found, controls, knowledge=knowledge_named("kl4"))
+
+
+def test_a_loss_off_the_training_set_is_ranked_by_its_points():
+    controls = run("same recipe", 0.7), run("longer", 0.84)
+    all_of_it = diagnosed(*controls, train=(hits(0.95), hits(0.95)))
+    assert causes(all_of_it) == ["coverage", "undertrained"]
+    none_of_it = diagnosed(*controls, train=(hits(0.95), hits(0.75)))
+    assert causes(none_of_it) == ["undertrained"]
+
+
+def test_golden_verdict_of_an_earlier_teacher():
+    gap = diagnosed(run("same recipe", 0.7), run(EARLIER, 0.8, altered=EARLIER))
+    assert gap.verdict == (
+        f"{GAP} Its teacher is too large: 10.0 points [6.6, 13.4], n = 400 come back with an earlier "
+        "state of it."
     )
 
 

@@ -314,6 +314,16 @@ def test_controls_are_the_first_data_and_a_teacher_sized_one_is_passed_over():
     assert found.search_cost.student_trainings == pytest.approx(table.cost)
 
 
+def test_altered_trainings_are_not_told_to_the_planner():
+    """Their path and recipe look like an arm's; their scores are not that arm's."""
+    own = control("same recipe", seeds_of(0.6, 2))
+    altered = control("half the samples", seeds_of(0.3, 2), altered="half the samples")
+    assert (own.path, own.recipe, own.fraction) == (altered.path, altered.recipe, altered.fraction)
+    assert control_rows([own, altered]) == control_rows([own])
+    assert len(control_rows([own])) == 2
+    assert control_rows([altered]) == []
+
+
 def test_history_opens_in_plain_csv_and_its_costs_add_up():
     gap = diagnosis(control("same recipe", seeds_of(0.6, 2)))
     _, history, table = proposed(lambda t: 0.6, 15, gap=gap, fractions=(1.0, 2.0))

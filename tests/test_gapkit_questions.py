@@ -10,7 +10,16 @@ from gapkit.causes_controls import beyond_one_run
 from gapkit.gap import HALF, LIKE_TEACHER, RATE, VIEW, ControlRun
 from gapkit.measurement import Measurement
 from gapkit.probes.interval import Interval, measured
-from gapkit.questions import MATTERS, SAME, asked, gain, is_knowledge, matters, worth_longer
+from gapkit.questions import (
+    MATTERS,
+    SAME,
+    asked,
+    gain,
+    is_knowledge,
+    matters,
+    stuck_at_size,
+    worth_longer,
+)
 from tests.deciding_fixtures import N, control, hits, measurements, seeds_of
 
 ALL = [SAME, "scratch", "shorter", "next size up", "teacher-sized", HALF, RATE, VIEW, LIKE_TEACHER]
@@ -68,7 +77,9 @@ def test_labels_alone_are_asked_where_the_teacher_is_weak_on_a_declared_slice():
     low = case().measurements.get("accuracy", of="teacher", split="validation").low
     assert told("camera=2", low - 1e-9) == ["scratch"]
     assert told("camera=2", low + 1e-9) == []
-    assert told("camera=2", low - 1e-9, slices=("lens",)) == []  # not declared: a class, a difficulty
+    assert (
+        told("camera=2", low - 1e-9, slices=("lens",)) == []
+    )  # not declared: a class, a difficulty
     assert told("camera=2", low - 1e-9, student=0.7) == ALL  # there is a gap to ask about
 
 
@@ -100,6 +111,24 @@ def test_longer_training_is_asked_where_half_the_length_loses_a_tenth_of_the_gap
     assert asked(case(same, arm("shorter", 0.7 - 0.0175)), names) == ALL
     learned = {"train": (hits(0.99), hits(0.99))}
     assert "longer" not in asked(case(same, arm("shorter", 0.5), **learned), names)
+
+
+@pytest.mark.parametrize("name", ["teacher-sized", "next size up"])
+@pytest.mark.parametrize("seen, stuck", [(0.88, True), (0.9, False)])
+def test_longer_training_is_asked_where_a_larger_student_is_stuck_on_train_too(name, seen, stuck):
+    """The student misses 0.1 of train, and the larger one more than half of that, or less."""
+    about = {"train": (hits(0.94), hits(0.84))}
+    level = arm(SAME, 0.7), arm("shorter", 0.7)  # half the length loses nothing on a plateau
+    found = case(*level, arm(name, 0.7, train_score=seen), **about)
+    assert stuck_at_size(found) == stuck
+    assert ("longer" in asked(found, [*ALL, "longer"])) == stuck
+
+
+def test_nobody_is_stuck_where_train_is_not_known():
+    assert not stuck_at_size(case(arm("teacher-sized", 0.7, train_score=0.1)))
+    about = {"train": (hits(0.94), hits(0.84))}
+    assert not stuck_at_size(case(arm("teacher-sized", 0.7), **about))
+    assert not stuck_at_size(case(arm(SAME, 0.7, train_score=0.1), **about))
 
 
 # gain

@@ -196,3 +196,31 @@ def test_measured_carries_the_interval_over():
     assert (found.value, found.n, found.level, found.unit) == (0.75, 4, 0.9, "share")
     assert found.estimator == "share; Wilson"
     assert measured("x", "pair", "test", undefined("why not")).reason == "why not"
+
+
+def test_paired_takes_the_seeds_part_from_elsewhere():
+    """By hand: SE² = given + var over samples / n, Welch's degrees from both."""
+    d = np.random.default_rng(11).normal(size=(2, 30))
+    found = paired(d, between=(0.02, 7))
+    b = d.mean(0).var(ddof=1) / 30
+    half = stats.t.ppf(0.975, (0.02 + b) ** 2 / (0.02**2 / 7 + b**2 / 29)) * math.sqrt(0.02 + b)
+    assert found.value == pytest.approx(d.mean())
+    assert found.se == pytest.approx(math.sqrt(0.02 + b))
+    assert bounds(found) == pytest.approx((d.mean() - half, d.mean() + half))
+    assert "pooled, 7 degrees of freedom" in found.method
+
+
+def test_paired_gives_one_training_the_spread_of_others():
+    row = np.random.default_rng(12).normal(size=30)
+    alone, with_spread = paired(row), paired(row, between=(0.02, 7))
+    assert with_spread.se == pytest.approx(math.hypot(alone.se, math.sqrt(0.02)))
+    assert "one training" not in with_spread.method
+    none = paired(row, between=(0.0, 7))
+    assert bounds(none) == pytest.approx(bounds(alone))
+    assert none.high > none.low
+
+
+def test_paired_with_its_own_spread_given_is_itself():
+    d = np.random.default_rng(13).normal(size=(5, 20))
+    own = float(d.mean(1).var(ddof=1)) / 5, 4
+    assert bounds(paired(d, between=own)) == pytest.approx(bounds(paired(d)))

@@ -1,6 +1,6 @@
 """Plants: one function a cause that changes how a student comes about, and what proves that it took.
 
-Whatever a cause costs is measured by taking it away again: the same student without it, twins of two
+Whatever a cause costs is measured by taking it away again: the same student without it, twins of three
 seeds, on samples that the study never sees. A plant that costs too little did not take and is no case.
 """
 
@@ -28,7 +28,7 @@ from gapkit.knowledge import Knowledge, hints, response
 LEAST = 0.03  # of the score: three points of accuracy, .03 of R²
 LEAST_SLICE = 0.15
 HEALTHY = 0.01
-N_TWINS, N_BLOCKS = 2, 10
+N_TWINS, N_BLOCKS = 3, 10
 
 
 @dataclass(frozen=True)
@@ -296,6 +296,9 @@ def prove(setup: Setup, cause: str, student: nn.Module, kept: Path) -> list[Chec
     if cause == "undertrained":
         doubled = _against(setup, setup.but(epochs=2 * setup.epochs), kept)
         checks.append(_check("twice as long", doubled, LEAST / 2))
+    if cause in ("harsh_targets", "uniform_transfer"):
+        longer = float(_against(setup, setup.but(epochs=2 * setup.epochs), kept).mean())
+        checks.append(Check("knowledge beyond length", checks[1].value - longer, 0.0, 0.0))
     if cause == "capacity":
         other = setup.but(knowledge="scratch"), setup.but(epochs=2 * setup.epochs)
         best = max(float(_against(setup, way, kept).mean()) for way in other)
