@@ -97,9 +97,9 @@ class Case:
         first = arms[0]
         joined = {
             name: np.concatenate([getattr(arm, name) for arm in arms])
-            for name in ("scores", "contributions", "agreement", "train_agreement")
+            for name in ("scores", "contributions", "agreement", "train_agreement", "train_scores")
         }
-        seeds = tuple(range(len(joined["scores"])))
+        seeds = tuple(-1 - number for number in range(len(joined["scores"])))  # paired with nothing
         return first.with_(name="other knowledge", recipe="", seeds=seeds, **joined)
 
     @property
@@ -157,6 +157,12 @@ class Case:
         found = self.measurements.find(self.score_name, of="teacher", split="train")
         return next((item.value for item in found if not item.group), None)
 
+    @property
+    def teacher_memorized(self) -> bool:
+        """Whether the teacher loses more off its training set than the student does."""
+        loss = self.excess_loss
+        return loss is not None and loss.high < 0
+
     def _both(self, split: str) -> tuple[np.ndarray, np.ndarray] | None:
         if not all(
             self.measurements.has(self.score_name, of=of, split=split)
@@ -182,54 +188,68 @@ class Case:
         squares = sum(float(((row - row.mean()) ** 2).sum()) for row in rows)
         return (squares / df if df else math.inf), df
 
-    def difference(self, name: str, first: Scores, second: Scores, looks: int = 1) -> Measurement:
-        """Mean difference first − second, in score units.
+    def difference(
+        self, name: str, first: Scores, second: Scores, looks: int = 1, ladder: bool = False
+    ) -> Measurement:
+        """Mean difference first − second, in score units; widened (Bonferroni) for the number of looks.
 
-        Paired by sample, and by seed where both are controls. Its value is the difference of the two
-        means over all their seeds, so that differences along a ladder add up; its width comes from
-        the seeds that both have, or, when these are fewer than `SURE_SEEDS`, from the spread within all
-        controls, s²·(1/S₁ + 1/S₂), as if seeds were not shared. Widened (Bonferroni) for the number of looks.
+        Paired by sample. Two controls are paired by seed too, over the seeds that both have, when these are
+        `SURE_SEEDS` or more; else, and on a ladder, where differences have to add up, their means over all
+        their seeds are held against each other, as if seeds were not shared, with the spread within
+        all controls: s²·(1/S₁ + 1/S₂).
         """
-        value = _mean(first) - _mean(second)
         level = bonferroni_level(LEVEL, looks)
         if isinstance(first, ControlRun) or isinstance(second, ControlRun):
-            interval = self._over_seeds(first, second, level)
+            interval = self._over_seeds(first, second, level, ladder)
         else:
             interval = difference_interval(first, second, level, self.groups)
-        shift = value - interval.value
-        moved = replace(interval, value=value, low=interval.low + shift, high=interval.high + shift)
         note = f"; widened for {looks} comparisons" if looks > 1 else ""
         return measured(
             name,
             "student",
             SPLIT,
-            moved,
+            interval,
             unit=self.unit,
             better="higher",
             estimator=f"{interval.method}, {n_seeds(first, second)} seed(s){note}",
         )
 
-    def _over_seeds(self, first: Scores, second: Scores, level: float) -> Interval:
+    def _over_seeds(self, first: Scores, second: Scores, level: float, ladder: bool) -> Interval:
         shared = _paired(first, second)
-        runs = [side for side in (first, second) if isinstance(side, ControlRun)]
-        parts = [self._between(run) for run in runs]
-        if len(shared) >= SURE_SEEDS or any(df == 0 for _, df in parts):
+        both = isinstance(first, ControlRun) and isinstance(second, ControlRun)
+        between = self._between(first, second)
+        if len(shared) >= SURE_SEEDS and not (both and ladder):
             return paired(shared, level, self.groups)
-        variance = sum(part for part, _ in parts)
-        squares = sum(part**2 / df for part, df in parts)
-        df = variance**2 / squares if squares > 0 else sum(df for _, df in parts)
-        differences = _by_sample(first) - _by_sample(second)
-        return paired(differences, level, self.groups, (variance, df))
+        value = _mean(first) - _mean(second)
+        if between is None:
+            interval = paired(shared, level, self.groups)
+        else:
+            differences = _by_sample(first) - _by_sample(second)
+            interval = paired(differences, level, self.groups, between)
+        shift = value - interval.value
+        return replace(interval, value=value, low=interval.low + shift, high=interval.high + shift)
 
-    def _between(self, run: ControlRun) -> tuple[float, float]:
-        """The seeds' part of a mean's squared standard error, and its degrees of freedom.
+    def _between(self, first: Scores, second: Scores) -> tuple[float, float] | None:
+        """The seeds' part of a difference's squared standard error, and its degrees of freedom; None when unknown.
 
-        From the pool; from the arm's own seeds where it is not of the pool.
+        s²·Σ 1/S of the pool for the sides that are of it; another's own variance, after Satterthwaite.
         """
+        runs = [side for side in (first, second) if isinstance(side, ControlRun)]
         variance, df = self.seed_spread
-        if not _is_pooled(run) and len(run.seeds) > 1:
-            variance, df = float(np.var(run.contributions.mean(1), ddof=1)), len(run.seeds) - 1
-        return variance / len(run.seeds), df
+        strangers = [run for run in runs if not _is_pooled(run) and len(run.seeds) > 1]
+        pooled = sum(
+            1 / len(run.seeds) for run in runs if all(run is not other for other in strangers)
+        )
+        parts = [(variance * pooled, df)] if pooled else []
+        parts += [
+            (float(np.var(run.contributions.mean(1), ddof=1)) / len(run.seeds), len(run.seeds) - 1)
+            for run in strangers
+        ]
+        if any(own == 0 for _, own in parts):
+            return None
+        total = sum(part for part, _ in parts)
+        squares = sum(part**2 / own for part, own in parts)
+        return total, total**2 / squares if squares > 0 else sum(own for _, own in parts)
 
 
 def _is_other_knowledge(name: str) -> bool:

@@ -47,22 +47,25 @@ def pipeline_fault(case: Case) -> Finding | None:
 def beyond_one_run(case: Case, same: ControlRun) -> Measurement:
     """What gapkit's runs of the recipe gain over the user's single one, with a prediction interval.
 
-    t·s·√(1 + 1/S), s the spread of single runs between seeds (pooled over all controls while the
-    recipe has few of its own), and the sampling error of the samples.
+    t·√(s²·(1 + 1/S) + v), s the spread of single runs between seeds (pooled over the controls while the
+    recipe has few of its own), v the sampling variance; degrees of freedom after Satterthwaite.
     """
     from scipy.stats import t
 
     points = case.difference("same recipe by gapkit", same, case.student)
     n_seeds = len(same.seeds)
+    df: float
     variance, df = case.seed_spread
     if n_seeds >= SURE_SEEDS:
         variance, df = float(np.var(same.scores, ddof=1)), n_seeds - 1
     if df == 0:
         return points.with_(low=-math.inf, high=math.inf)
-    spread = math.sqrt(variance * (1 + 1 / n_seeds))
-    sample = float(np.std(same.contributions.mean(0) - case.student, ddof=1)) / math.sqrt(points.n)
-    half = float(t.ppf((1 + LEVEL) / 2, df)) * math.hypot(spread, sample)
-    how = f"mean difference; prediction interval of one run from {n_seeds} seeds, {df} degrees of freedom"
+    spread = variance * (1 + 1 / n_seeds)
+    sample = float(np.var(same.contributions.mean(0) - case.student, ddof=1)) / points.n
+    squares = spread**2 / df + sample**2 / (points.n - 1)
+    df = (spread + sample) ** 2 / squares if squares > 0 else df
+    half = float(t.ppf((1 + LEVEL) / 2, df)) * math.sqrt(spread + sample)
+    how = f"mean difference; prediction interval of one run from {n_seeds} seeds, {df:.3g} degrees of freedom"
     return points.with_(low=points.value - half, high=points.value + half, estimator=how)
 
 
@@ -212,15 +215,15 @@ def _other_rate(case: Case) -> Finding | None:
 def _teacher_sized_falls_short(case: Case) -> Finding | None:
     """A student of the teacher's own size stays behind on the training set itself: it was not trained well.
 
-    Not what longer training may make up for (undertrained), and not what is lost off the training set
-    alone (coverage, input_gap): points are at most what is missing on train.
+    Not what longer training may make up for (undertrained), not what a teacher memorized, and not what is
+    lost off the training set alone (coverage, input_gap): half of it must be missing on train.
     """
     sized, train = case.controls.get("teacher-sized"), case.teacher_on_train
     if sized is None or len(sized.seeds) < LEAST_SEEDS or train is None:
         return None
-    if not len(sized.train_scores) or _may_rise(case):
-        return None
     points = case.difference("teacher minus teacher-sized student", case.teacher, sized)
+    if not len(sized.train_scores) or _may_rise(case, points) or case.teacher_memorized:
+        return None
     missing = train - float(sized.train_scores.mean())
     if not points.low > 0 or missing < points.value / 2:
         return None
@@ -236,9 +239,15 @@ def _teacher_sized_falls_short(case: Case) -> Finding | None:
     )
 
 
-def _may_rise(case: Case) -> bool:
-    """Whether longer training gains, or may gain because nobody tried."""
-    return "longer" not in case.controls or undertrained(case) is not None
+def _may_rise(case: Case, points: Measurement) -> bool:
+    """Whether longer training gains as much as half of that, or might because two seeds of it are missing."""
+    longer = case.controls.get("longer")
+    short = next(
+        (arm for arm in case.knowledge_arms if longer and arm.recipe == longer.recipe), None
+    )
+    if longer is None or short is None or len(longer.seeds) < LEAST_SEEDS:
+        return True
+    return case.difference("longer", longer, short).value > points.value / 2
 
 
 def input_gap(case: Case) -> Finding | None:

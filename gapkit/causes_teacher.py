@@ -100,11 +100,11 @@ def left_to_others(case: Case) -> Measurement | None:
 
 def scheme_mismatch(case: Case) -> Finding | None:
     """The given teacher is not the best source: a student beats it, on average or on a slice, or it ages."""
-    return _beaten(case) or _beaten_on_a_slice(case) or _aged(case)
+    return _beaten_by_a_control(case) or _beaten_on_a_slice(case) or _beaten(case) or _aged(case)
 
 
-def _beaten(case: Case) -> Finding | None:
-    """A model of the student's size beats the teacher on average: the best control, or the student given."""
+def _beaten_by_a_control(case: Case) -> Finding | None:
+    """The best control of the student's size beats the teacher on average."""
     arms = _arms(case)
     if arms:
         best = case.best(arms)
@@ -114,6 +114,11 @@ def _beaten(case: Case) -> Finding | None:
             return _other_source(
                 case, points, by_seeds(above(points), len(best.seeds)), who, "on average"
             )
+    return None
+
+
+def _beaten(case: Case) -> Finding | None:
+    """The student given beats the teacher on average."""
     if not case.gap.high < 0:
         return None
     points = case.difference("student minus teacher", case.student, case.teacher)

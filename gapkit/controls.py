@@ -139,9 +139,10 @@ class Controls:
         """All runs, in the order of the arms."""
         while (name := self._next()) is not None:
             self._train(name)
-        names = asked(self._case(), [arm.name for arm in self.arms])
+        case = self._case()
+        names = () if explains_most(case) else asked(case, [arm.name for arm in self.arms])
         self.left_out = [name for name in names if name not in self._tried]
-        if self.left_out and not explains_most(self._case()):
+        if self.left_out:
             self.notes.append(
                 f"Not run within {self.budget:g} student trainings: {', '.join(self.left_out)}."
             )
@@ -168,11 +169,13 @@ class Controls:
 
     def _pending(self, case: Case, names: Sequence[str]) -> bool:
         """Whether the views differ and that was not looked into: what is lost by it looks like other causes."""
-        return VIEW in names and not self._settled(case, VIEW)
+        failed = self._tried.get(VIEW, 0) > len(self._found.get(VIEW, []))
+        return VIEW in names and not failed and not self._settled(case, VIEW)
 
     def _bases(self, names: Sequence[str]) -> list[str]:
-        few = SAME in names and self._tried.get(SAME, 0) < LEAST_SEEDS
-        return [SAME] if few else []
+        """The student's own recipe, to two seeds; where it is not asked for, what is."""
+        bases = [SAME] if SAME in names else names
+        return [name for name in bases if self._tried.get(name, 0) < LEAST_SEEDS]
 
     def _suspects(self, case: Case, names: Sequence[str]) -> list[str]:
         """What would explain most of the gap if its first seeds tell the truth."""
@@ -258,13 +261,14 @@ class Controls:
         return variances[0] > variances[1]
 
     def _arm(self, name: str) -> Control:
+        if name == "longer":
+            return self._longer()
         return next(arm for arm in self.arms if arm.name == name)
 
     def _train(self, name: str) -> None:
         """One more seed of an arm."""
-        if name == "longer":
-            self._aim_longer()
         arm = self._arm(name)
+        self.arms = [arm if other.name == name else other for other in self.arms]
         seed = self.first_seed + self._tried.get(name, 0)
         cost = self.price(arm, seed)
         if self.heard:
@@ -279,10 +283,14 @@ class Controls:
             return
         self._found.setdefault(name, []).append(training)
 
-    def _aim_longer(self) -> None:
-        """Longer training is asked of knowledge that clearly beats the student's own, before its first run."""
-        if "longer" in self._found:
-            return
+    def _longer(self) -> Control:
+        """Longer training, of the knowledge that clearly beats the student's own when there is one.
+
+        Once run, it stays what it was.
+        """
+        arm = next(arm for arm in self.arms if arm.name == "longer")
+        if "longer" in self._tried:
+            return arm
         case = self._case()
         better = [
             (points.value, run)
@@ -291,10 +299,10 @@ class Controls:
             for points in [gain(case, name)]
             if points is not None and points.low > 0
         ]
-        if better:
-            best = max(better, key=lambda item: item[0])[1]
-            position = next(i for i, arm in enumerate(self.arms) if arm.name == "longer")
-            self.arms[position] = replace(self.arms[position], path=best.path, recipe=best.recipe)
+        if not better:
+            return arm
+        best = max(better, key=lambda item: item[0])[1]
+        return replace(arm, path=best.path, recipe=best.recipe)
 
     def _case(self) -> Case:
         """The evidence with all that was run so far."""

@@ -9,7 +9,7 @@ from typing import Any
 from gapkit.case import SPLIT, Case
 from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
 from gapkit.causes_scores import hides_most
-from gapkit.confidence import EVEN, NO_CONTROL
+from gapkit.confidence import EVEN
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
 from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurements
@@ -120,19 +120,12 @@ def _rank(case: Case, finding: Finding) -> tuple[float, float, float]:
     if finding.cause == "scheme_mismatch" and points.low > 0:
         of_a_control = points.name != "student minus teacher"
         order = _ORDER["false_success"] if points.group else 1 if of_a_control else _AHEAD
-    elif finding.cause == "overconfident_teacher" and not points.low > 0 and _memorized(case):
+    elif finding.cause == "overconfident_teacher" and not points.low > 0 and case.teacher_memorized:
         order = _SEEN if finding.probability > EVEN else _UNMEASURED
     elif order == 1 and not points.low > 0:
         order = _UNMEASURED
-    elif order == 1 and case.controls and finding.probability <= NO_CONTROL:
-        order = _SEEN
     value = points.value if not math.isnan(points.value) else -math.inf
     return order, -value, -finding.probability
-
-
-def _memorized(case: Case) -> bool:
-    """Whether the teacher loses more off its training set than the student does."""
-    return case.excess_loss is not None and case.excess_loss.high < 0
 
 
 def undetermined(case: Case) -> Finding:

@@ -41,7 +41,7 @@ def _takes_the_teachers_view(trainings: Trainings) -> bool:
     try:
         with guest(model), torch.no_grad():
             call(model, trainings.data.teacher_view(batch.raw))
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except Exception:  # whatever a stranger's forward says of an input it was not made for
         return False
     return True
 
@@ -96,16 +96,16 @@ def _loss(trainings: Trainings, name: str) -> float:
 
 
 def reinitialized(model: nn.Module) -> nn.Module:
-    """A copy with fresh weights: each layer's own `reset_parameters`; what has none is shuffled.
+    """A copy with fresh weights that all learn: each layer's own `reset_parameters`; what has none is shuffled.
 
-    Shuffling keeps the scale that training gave a tensor and nothing else of it. Draws from torch's
-    random state.
+    Shuffling keeps the scale that training gave a tensor and nothing else of it; a single number becomes 1.
+    Draws from torch's random state.
 
     >>> fresh = reinitialized(nn.Linear(4, 2))
     >>> fresh.weight.shape
     torch.Size([2, 4])
     """
-    fresh = copy.deepcopy(model)
+    fresh = copy.deepcopy(model).requires_grad_(True)
     reset: set[int] = set()
     for module in fresh.modules():
         reset_parameters = getattr(module, "reset_parameters", None)
@@ -124,4 +124,6 @@ def _own(module: nn.Module) -> list[Any]:
 
 
 def _shuffled(tensor: Tensor) -> Tensor:
+    if tensor.numel() == 1:
+        return torch.ones_like(tensor)
     return tensor.flatten()[torch.randperm(tensor.numel())].view_as(tensor)

@@ -31,7 +31,7 @@ def build_waterfall(case: Case) -> Waterfall:
         if rung.scores is None:
             waiting.append(rung)
             continue
-        points = case.difference(rung.label, rung.scores, previous, rung.looks)
+        points = case.difference(rung.label, rung.scores, previous, rung.looks, ladder=True)
         steps.append(
             Step(
                 name=" and ".join([*(item.label for item in waiting), rung.label]),

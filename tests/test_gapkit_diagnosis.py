@@ -73,10 +73,10 @@ def test_what_needs_no_other_size_comes_first_by_points_then_capacity():
 
 
 def test_the_larger_share_leads_whichever_it_is():
-    longer = run("longer", 0.82)
+    longer = run("longer", 0.84)  # held against the other knowledge, which is better too
     first = diagnosed(EVERYTHING[0], run("scratch", 0.76), longer)
     assert causes(first) == ["undertrained", "harsh_targets"]
-    second = diagnosed(EVERYTHING[0], run("scratch", 0.86), longer)
+    second = diagnosed(EVERYTHING[0], run("scratch", 0.8), longer)
     assert causes(second) == ["harsh_targets", "undertrained"]
 
 
@@ -201,9 +201,9 @@ def test_controls_that_differ_in_nothing_claim_nothing(n_seeds):
 
 def test_golden_verdict_of_several_causes():
     assert diagnosed(*EVERYTHING[:3], EVERYTHING[3], EVERYTHING[5]).verdict == (
-        f"{GAP} Its targets are too harsh: 10.0 points [6.1, 13.9] (97.5 % interval), n = 400 come "
-        "back with dist1 instead. It is still rising: longer training adds 2.0 points [0.9, 3.1], "
-        "n = 400. Its size bounds the remaining 8.0 points [5.3, 10.7], n = 400."
+        f"{GAP} Its targets are too harsh: 10.0 points [5.9, 14.1] (98.33 % interval), n = 400 come back "
+        "with dist1 instead. It is still rising: longer training adds 2.0 points [0.9, 3.1], n = 40"
+        "0. Its size bounds the remaining 8.0 points [5.3, 10.7], n = 400."
     )
 
 
