@@ -26,6 +26,7 @@ from gapkit.wording import Wording
 SPLIT = "validation"  # validation decides
 LEVEL = 0.95
 Z = 1.96
+FEW = 3  # degrees of freedom: below, Student's factor for 95 % exceeds 3.2 and rises steeply
 
 Scores = ControlRun | np.ndarray
 
@@ -177,16 +178,16 @@ class Case:
         """Variance of one training's score between seeds and its degrees of freedom, pooled over the controls.
 
         Few seeds of one arm say little of it; that arms vary alike is assumed, as in an analysis of
-        variance. All other knowledge counts as one arm, which can only widen it; what cuts training short,
-        thins it out or slows it down varies otherwise and is left out.
+        variance. What cuts training short, thins it out or slows it down varies otherwise and is left out.
+        While that leaves fewer than `FEW` degrees, all other knowledge counts as one arm: what its kinds
+        differ by can only widen it.
         """
-        other = self.other_knowledge
-        arms = [run for name, run in self.controls.items() if not _is_other_knowledge(name)]
-        arms = [run for run in [*arms, *([] if other is None else [other])] if _is_pooled(run)]
-        rows = [run.contributions.mean(1) for run in arms]
-        df = sum(len(row) - 1 for row in rows)
-        squares = sum(float(((row - row.mean()) ** 2).sum()) for row in rows)
-        return (squares / df if df else math.inf), df
+        arms = [run for run in self.controls.values() if _is_pooled(run)]
+        variance, df = _within(arms)
+        if df >= FEW or self.other_knowledge is None:
+            return variance, df
+        kept = [run for run in arms if not _is_other_knowledge(run.name)]
+        return _within([*kept, self.other_knowledge])
 
     def difference(
         self, name: str, first: Scores, second: Scores, looks: int = 1, ladder: bool = False
@@ -250,6 +251,14 @@ class Case:
         total = sum(part for part, _ in parts)
         squares = sum(part**2 / own for part, own in parts)
         return total, total**2 / squares if squares > 0 else sum(own for _, own in parts)
+
+
+def _within(arms: Iterable[ControlRun]) -> tuple[float, int]:
+    """Variance within arms of one or more seeds, and its degrees of freedom."""
+    rows = [run.contributions.mean(1) for run in arms]
+    df = sum(len(row) - 1 for row in rows)
+    squares = sum(float(((row - row.mean()) ** 2).sum()) for row in rows)
+    return (squares / df if df else math.inf), df
 
 
 def _is_other_knowledge(name: str) -> bool:

