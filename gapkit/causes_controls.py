@@ -90,7 +90,8 @@ def harsh_targets(case: Case) -> Finding | None:
         best = max(case.knowledge_arms, key=lambda arm: arm.mean)
         points, seeds = case.difference("other knowledge", others, same), len(others.seeds)
         says, limit = "other knowledge, all kinds of it together,", "zero"
-    if best.name == same.name or not points.low > 0 or overconfident_teacher(case) is not None:
+    empty = overconfident_teacher(case)
+    if best.name == same.name or not points.low > 0 or (empty is not None and empty.points.low > 0):
         return None
     finding = _finding(
         "harsh_targets",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from gapkit.case import LEVEL, SPLIT, Case, n_seeds, unmeasured
+from gapkit.causes_scores import SUCCESS
 from gapkit.confidence import EVEN, LEAST_SEEDS, NO_CONTROL, ONE_MODEL, above, below, by_seeds, word
 from gapkit.gap import ControlRun, Evidence, Finding, Remedy
+from gapkit.knowledge import MENUS
 from gapkit.measurement import Measurement
 from gapkit.probes.interval import bonferroni_level, measured, paired
 
@@ -19,6 +21,13 @@ MOST_VALUES = 20  # of a declared column whose values are looked at one by one
 OF_THE_TEACHER = (
     "difficulty=confidence"  # slices made by what the teacher said flatter others there
 )
+OF_PROBABILITIES = (
+    "kl",
+    "dkd",
+    "dist",
+    "standardized_kl",
+    "hard_labels",
+)  # not of logits as numbers
 TIMES = ("time", "date", "year", "quarter", "month", "week", "day", "hour", "period", "epoch")
 
 
@@ -26,13 +35,14 @@ def overconfident_teacher(case: Case) -> Finding | None:
     """The teacher's outputs carry little beyond the label, at the temperature it is heard at.
 
     Limit: the probability that it leaves to all other classes together, on train where it teaches, lies
-    below 3/n, which n samples cannot tell from none (rule of three). That alone is no more than even odds:
-    a good teacher on an easy training set looks the same. Where both arms were run, the student must
-    also be no better off distilled than by labels alone; points are then those of the best other
-    knowledge over the student's own, where that is better.
+    below 3/n, which n samples cannot tell from none (rule of three). That alone is even odds: a
+    good teacher on an easy training set looks the same. It is more where the teacher also loses more off
+    train than its student, so that the labels are memorized ones, and the student is no better off
+    distilled than by labels alone. Points are those of hearing the same teacher at a higher
+    temperature, where that control is better.
     """
     left = left_to_others(case)
-    if left is None or not left.high < RULE_OF_THREE / left.n:
+    if left is None or not answers_are_labels(case):
         return None
     same, scratch = case.controls.get("same recipe"), case.controls.get("scratch")
     seen = Evidence(
@@ -48,12 +58,10 @@ def overconfident_teacher(case: Case) -> Finding | None:
         against = case.difference("scratch minus same recipe", scratch, same)
         if against.high < 0:
             return None  # whatever its answers carry, the student learns from it
-        best = case.best(arms)
-        better = case.difference("other knowledge", best, same, case.looks)
-        probability = NO_CONTROL
-        if better.low > 0 and best.name != same.name:
-            points = better
-            probability = by_seeds(max(NO_CONTROL, above(points)), n_seeds(best, same))
+        probability = NO_CONTROL if case.teacher_memorized else EVEN
+        better = softer(case, same, arms)
+        if better is not None:
+            points, probability = better
         beside = (
             Evidence(
                 text=f"Labels alone against the student's own recipe: {case.say.difference_of(against)}.",
@@ -75,9 +83,39 @@ def overconfident_teacher(case: Case) -> Finding | None:
     )
 
 
+def answers_are_labels(case: Case) -> bool:
+    """Whether what the teacher leaves to other classes cannot be told from none (rule of three)."""
+    left = left_to_others(case)
+    return left is not None and left.high < RULE_OF_THREE / left.n
+
+
+def softer(
+    case: Case, same: ControlRun, arms: Sequence[ControlRun]
+) -> tuple[Measurement, float] | None:
+    """What the best arm at a higher temperature gains, and its probability; None when nothing clear."""
+    own = max((part.temperature for part in case.knowledge), default=1.0)
+    menu = MENUS["classification"]
+    warm = [
+        arm
+        for arm in arms
+        if max((part.temperature for part in menu.get(arm.recipe, ())), default=0.0) > own
+    ]
+    if not warm:
+        return None
+    best = case.best(warm)
+    points = case.difference("softer answers", best, same, len(warm))
+    if not points.low > 0:
+        return None
+    return points, by_seeds(max(NO_CONTROL, above(points)), n_seeds(best, same))
+
+
 def left_to_others(case: Case) -> Measurement | None:
     """1 - the teacher's confidence on train, at the temperature its student hears it at; None when unknown."""
-    soft = [part.temperature for part in case.knowledge if part.kind == "response" and part.teaches]
+    soft = [
+        part.temperature
+        for part in case.knowledge
+        if part.kind == "response" and part.teaches and part.loss in OF_PROBABILITIES
+    ]
     if case.knowledge and not soft:
         return None
     for item in case.measurements.curves:
@@ -109,7 +147,7 @@ def _beaten_by_a_control(case: Case) -> Finding | None:
     if arms:
         best = case.best(arms)
         points = case.difference(f"{best.name} minus teacher", best, case.teacher, len(arms))
-        if points.low > 0:
+        if points.low > 0 and points.value >= _lead(case):
             who = f"A student of the given size, trained by {best.recipe},"
             return _other_source(
                 case, points, by_seeds(above(points), len(best.seeds)), who, "on average"
@@ -152,7 +190,7 @@ def _ahead(case: Case, average: Measurement) -> Iterator[Measurement]:
         if not gap.group or not gap.high < 0 or OF_THE_TEACHER in gap.group:
             continue
         own = case.measurements.find(case.score_name, of="teacher", split=SPLIT, group=gap.group)
-        if any(item.high < average.low for item in own):
+        if any(item.high < average.low for item in own) and -gap.value >= _lead(case):
             yield gap.with_(value=-gap.value, low=-gap.high, high=-gap.low, better="higher")
 
 
@@ -171,12 +209,17 @@ def _arms_ahead(case: Case) -> Iterator[tuple[Measurement, ControlRun]]:
         groups = None if case.groups is None else np.asarray(case.groups)[rows]
         for arm in arms:
             interval = paired((arm.contributions - case.teacher)[:, rows], level, groups)
-            if interval.low > 0:
+            if interval.low > 0 and interval.value >= _lead(case):
                 name = f"{arm.name} minus teacher"
                 yield (
                     measured(name, "student", SPLIT, interval, unit=case.unit, group=group),
                     arm,
                 )
+
+
+def _lead(case: Case) -> float:
+    """A lead that counts: a tenth of the teacher's score, as far as a failing student would be behind."""
+    return (1 - SUCCESS) * max(0.0, float(case.teacher.mean()))
 
 
 def _arms(case: Case) -> list[ControlRun]:

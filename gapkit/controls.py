@@ -9,7 +9,7 @@ import numpy as np
 
 from gapkit.case import Case
 from gapkit.causes import explains_most
-from gapkit.causes_teacher import RULE_OF_THREE, left_to_others
+from gapkit.causes_teacher import answers_are_labels
 from gapkit.confidence import LEAST_SEEDS
 from gapkit.distiller import TrainingFailed
 from gapkit.family import Family, Size
@@ -20,6 +20,7 @@ from gapkit.questions import LOSES, SAME, asked, gain, is_knowledge, matters, wo
 
 MAX_SEEDS = 8
 LONGER, SHORTER = 2.0, 0.5
+RISING = 1 / 3  # of the gap, lost with half the length: longer training is tried before all else
 GENTLE = ("dist1", "kl1", "cosine", "mse")  # tried before other knowledge
 
 _VARIANTS = {
@@ -186,7 +187,7 @@ class Controls:
             for value, name in sorted(found, reverse=True)
             if value >= most and self._tried[name] <= LEAST_SEEDS and name not in LOSES
         ]
-        if "longer" not in self._tried and worth_longer(case, 1.0):
+        if "longer" not in self._tried and worth_longer(case, RISING):
             wishes.insert(0, "longer")
         return [name for name in wishes if name in names and not self._settled(case, name)]
 
@@ -197,7 +198,7 @@ class Controls:
         if any(part.kind == "feature" for part in case.knowledge):
             kinds = [name for name in names if name.startswith("knowledge: ")]
             raised |= {"scratch", *kinds[:1]}
-        if (left := left_to_others(case)) is not None and left.high < RULE_OF_THREE / left.n:
+        if case.teacher_memorized and answers_are_labels(case):
             raised |= {"scratch"}
         few = (name for name in names if name in raised and self._tried.get(name, 0) < LEAST_SEEDS)
         return [name for name in self._cheapest(few) if not self._settled(case, name)]
