@@ -155,8 +155,11 @@ class Controls:
         names = asked(case, [arm.name for arm in self.arms])
         if explains_most(case) and not self._pending(case, names):
             return None
+        bases = self._bases(names)
+        if SAME in bases:  # all else is held against it
+            return self._affordable(SAME)
         for wishes in (
-            self._bases(names),
+            bases,
             self._first(case, names),
             self._suspects(case, names),
             self._untried(names),

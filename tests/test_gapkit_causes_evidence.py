@@ -24,7 +24,7 @@ from gapkit.causes import (
 from gapkit.confidence import EVEN, NO_CONTROL
 from gapkit.diagnosis import diagnose, find_causes
 from gapkit.gap import LIKE_TEACHER, VIEW, ControlRun
-from gapkit.knowledge import Knowledge, hints, knowledge_named
+from gapkit.knowledge import Knowledge, hints, knowledge_named, response
 from gapkit.measurement import Curve, Measurement, Measurements
 from gapkit.probes.interval import Interval, measured
 from tests.deciding_fixtures import N, control, hits, measurements, seeds_of
@@ -38,8 +38,15 @@ def value(name: str, of: str, mean: float, half: float = 0.02, **fields) -> Meas
     return measured(name, of, "validation", interval, **fields)
 
 
-def case(*values: Measurement | Curve, controls=(), teacher=TEACHER, student=STUDENT, **fields):
-    found = measurements(hits(teacher), hits(student))
+def case(
+    *values: Measurement | Curve,
+    controls=(),
+    teacher=TEACHER,
+    student=STUDENT,
+    train=None,
+    **fields,
+):
+    found = measurements(hits(teacher), hits(student), train=train)
     found = found.with_(
         values=(*found.values, *(item for item in values if isinstance(item, Measurement))),
         curves=tuple(item for item in values if isinstance(item, Curve)),
@@ -150,28 +157,51 @@ def test_the_temperature_is_the_one_the_student_hears_the_teacher_at():
     assert overconfident_teacher(case(sure(0.001), knowledge=knowledge_named("scratch"))) is None
 
 
+MEMORIZED = hits(1.0), hits(0.7)  # on train: the teacher loses a tenth off it, the student nothing
+
+
 def test_overconfident_gives_way_to_a_student_that_learns_from_it():
     taught = (same(0.8), arm("scratch", 0.7))
     assert overconfident_teacher(case(sure(0.001), knowledge=KL4, controls=taught)) is None
     level = (same(0.7), arm("scratch", 0.7))
     finding = overconfident_teacher(case(sure(0.001), knowledge=KL4, controls=level))
-    assert math.isnan(finding.points.value)  # nothing else does better
-    assert finding.probability == NO_CONTROL
+    assert math.isnan(finding.points.value)  # nothing was softer
+    assert finding.probability == EVEN
     assert finding.evidence[1].measurement.name == "scratch minus same recipe"
+
+
+def test_overconfident_is_more_than_even_where_the_teacher_memorized_and_labels_do_as_well():
+    level = (same(0.7), arm("scratch", 0.7))
+    about = {"knowledge": KL4, "train": MEMORIZED}
+    assert overconfident_teacher(case(sure(0.001), controls=level, **about)).probability == (
+        NO_CONTROL
+    )
     few = (same(0.7), arm("scratch", 0.7, n_seeds=1))
-    assert overconfident_teacher(case(sure(0.001), knowledge=KL4, controls=few)).probability == EVEN
+    assert overconfident_teacher(case(sure(0.001), controls=few, **about)).probability == EVEN
 
 
-def test_overconfident_takes_the_points_of_harsh_targets():
-    arms = (same(0.7), arm("scratch", 0.72), arm("knowledge: dist1", 0.8, recipe="dist1"))
-    empty = case(sure(0.001), knowledge=KL4, controls=arms)
+def test_overconfident_takes_the_points_of_a_higher_temperature_alone():
+    """KL at 4 is softer than KL at 1; DIST at 1 is not, and what it gains is that of harsh targets."""
+    kl1 = knowledge_named("kl1")
+    own = same(0.7, recipe="kl1")
+    warm = (own, arm("scratch", 0.7), arm("knowledge: kl4", 0.8, recipe="kl4"))
+    empty = case(sure(0.001), knowledge=kl1, controls=warm)
     finding = overconfident_teacher(empty)
     assert finding.points.value == pytest.approx(0.1)
     assert finding.confidence == "high"
     assert harsh_targets(empty) is None
-    soft = case(sure(0.1), knowledge=KL4, controls=arms)
+    other = (own, arm("scratch", 0.7), arm("knowledge: dist1", 0.8, recipe="dist1"))
+    as_warm = case(sure(0.001), knowledge=kl1, controls=other)
+    assert math.isnan(overconfident_teacher(as_warm).points.value)
+    assert harsh_targets(as_warm).points.value == pytest.approx(0.1)
+    soft = case(sure(0.1), knowledge=kl1, controls=warm)
     assert overconfident_teacher(soft) is None
     assert harsh_targets(soft).points.value == pytest.approx(0.1)
+
+
+def test_overconfidence_is_nothing_to_a_student_of_logits_as_numbers():
+    numbers = response("mse", 1.0, 1.0)
+    assert overconfident_teacher(case(sure(0.001), knowledge=numbers)) is None
 
 
 # blind_layer
@@ -333,12 +363,14 @@ def test_uniform_transfer_by_controls_just_short():
 
 
 def test_a_control_that_beats_the_teacher():
-    finding = scheme_mismatch(case(controls=(same(0.7), arm("scratch", 0.95))))
-    assert finding.points.value == pytest.approx(0.05)
+    """By a tenth of the teacher's score, or not quite."""
+    finding = scheme_mismatch(case(teacher=0.7, controls=(same(0.7), arm("scratch", 0.8))))
+    assert finding.points.value == pytest.approx(0.1)
     assert finding.confidence == "high"
     assert "trained by scratch" in finding.evidence[0].text
-    assert scheme_mismatch(case(controls=(same(0.7), arm("scratch", 0.91)))) is None
-    assert scheme_mismatch(case(controls=(same(0.7), arm("scratch", 0.95, n_seeds=1)))) is None
+    for arms in ((0.765, 4), (0.8, 1)):
+        other = arm("scratch", arms[0], n_seeds=arms[1])
+        assert scheme_mismatch(case(teacher=0.7, controls=(same(0.7), other))) is None
 
 
 def test_a_student_that_is_ahead_has_no_gap_first():
@@ -360,9 +392,9 @@ def test_a_slice_on_which_the_student_is_ahead():
     assert (finding.points.value, finding.points.group) == (pytest.approx(0.3), "camera=2")
     assert "on camera=2" in finding.remedy.text
     low = measurements(hits(0.9), hits(0.7)).get("accuracy", of="teacher", split="validation").low
-    assert scheme_mismatch(case(*slice_of(-0.0201, low - 0.0201))) is not None
-    assert scheme_mismatch(case(*slice_of(-0.0199, low - 0.0201))) is None
-    assert scheme_mismatch(case(*slice_of(-0.0201, low - 0.0199))) is None
+    assert scheme_mismatch(case(*slice_of(-0.0901, low - 0.0201))) is not None
+    assert scheme_mismatch(case(*slice_of(-0.0899, low - 0.0201))) is None  # a tenth of .9
+    assert scheme_mismatch(case(*slice_of(-0.0901, low - 0.0199))) is None
     own = slice_of(-0.3, 0.5, "difficulty=confidence up to 0.5")
     assert scheme_mismatch(case(*own)) is None
 
@@ -509,13 +541,13 @@ def test_without_controls_evidence_is_named_with_a_low_word_and_no_points():
 
 
 def test_golden_clauses_of_measured_points():
-    arms = (same(0.7), arm("scratch", 0.72), arm("knowledge: dist1", 0.8, recipe="dist1"))
+    arms = (
+        same(0.7, recipe="kl1"), arm("scratch", 0.7), arm("knowledge: kl4", 0.8, recipe="kl4")
+    )  # fmt: skip
     found = case(sure(0.001)).measurements
-    verdict = diagnose(found, arms, knowledge=KL4).verdict
-    assert verdict.endswith(
-        "Its teacher's answers say little beyond the labels: 10.0 points [6.1, 13.9] (97.5 % interval), "
-        "n = 400 come with others."
-    )
+    verdict = diagnose(found, arms, knowledge=knowledge_named("kl1")).verdict
+    assert "Its teacher's answers say little beyond the labels: 10.0 points [" in verdict
+    assert verdict.endswith("n = 400 come with others.")
     ahead = diagnose(case(*slice_of(-0.3, 0.5)).measurements).verdict
     assert "30.0 points [28.0, 32.0], n = 400 more are reached without it on camera=2." in ahead
 

@@ -325,12 +325,12 @@ def test_longer_training_waits_for_half_the_length_to_lose_enough():
     assert "longer" not in controls.left_out
 
 
-def test_longer_training_comes_at_once_when_half_the_length_loses_the_gap():
-    """More than the gap of 0.4, or not quite."""
-    world = World(planted({"shorter": OWN - 0.405}), sd=None)
+def test_longer_training_comes_at_once_when_half_the_length_loses_a_third_of_the_gap():
+    """More than a third of the gap of 0.4, or not quite."""
+    world = World(planted({"shorter": OWN - 0.14}), sd=None)
     run(world, 200)
     assert order(world)[:4] == ["same recipe", EARLIER, "shorter", "longer"]
-    short = World(planted({"shorter": OWN - 0.395}), sd=None)
+    short = World(planted({"shorter": OWN - 0.13}), sd=None)
     run(short, 200)
     assert order(short)[:3] == ["same recipe", EARLIER, "shorter"]
     assert order(short)[3] != "longer"

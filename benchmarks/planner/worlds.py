@@ -20,7 +20,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from arms import World, arms_of
+from arms import World
 from scipy.special import stdtrit
 
 from gapkit.forecast import SCRATCH, Arm
@@ -312,9 +312,3 @@ def half(name: str) -> list[tuple[str, int]]:
     """(kind, number) of the worlds of a half; kinds take turns, so that the first few hold them all."""
     numbers = range(HALVES.index(name), PER_KIND, 2)
     return [(kind, number) for number in numbers for kind in KINDS]
-
-
-def single_hops(world: World, fraction: float = 1.0) -> list[Arm]:
-    """Scratch and single hops at a fraction."""
-    arms = arms_of(world.sizes, world.recipes, (fraction,))
-    return [arm for arm in arms if not arm.n_assistants]
