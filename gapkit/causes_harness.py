@@ -11,16 +11,19 @@ from gapkit.confidence import ONE_MODEL, above, word
 from gapkit.gap import Evidence, Finding, Remedy
 from gapkit.measurement import Measurement
 
+N_CHECKS = 6  # gapkit.probes.harness
 NAMED = 12  # classes whose place is told one by one
 
 CHECKS = {
     "permuted_gain": "with its classes reordered",
     "student_view_gain": "on the student's view",
+    "rescaled_gain": "with inputs {group}",
     "train_mode_gain": "in train mode, with the statistics of each batch instead of the running ones,",
 }
 """From what explains the others to what it explains: batch statistics make up for a wrong view too."""
 
 FIXES = {
+    "rescaled_gain": "Give the teacher its inputs {group}, as it was trained.",
     "train_mode_gain": "Estimate the teacher's batch statistics anew on this data, or load the buffers that "
     "belong to its weights.",
     "student_view_gain": "Give the teacher the student's view: its own is not what it was trained on.",
@@ -49,7 +52,8 @@ def _other_way(case: Case) -> Finding | None:
     ]
     if not gains:
         return None
-    best = gains[0]
+    alike = [gain for gain in gains if gain.name == gains[0].name]
+    best = max(alike, key=lambda gain: gain.value)
     probability = above(best, noise)
     return Finding(
         cause="harness_fault",
@@ -59,16 +63,21 @@ def _other_way(case: Case) -> Finding | None:
         evidence=tuple(
             Evidence(
                 text=f"On the student's own data the teacher scores {case.say.score_of(teacher)}; "
-                f"{CHECKS[gain.name]} it gains {case.say.difference_of(gain)}.",
+                f"{CHECKS[gain.name].format(group=gain.group)} it gains {case.say.difference_of(gain)}.",
                 measurement=gain,
                 limit=f"{case.say.difference(noise)}, the upper arm of the teacher's own interval; "
-                "three ways were tried",
+                f"{N_CHECKS} ways were tried",
             )
             for gain in gains
         ),
         would_change="The teacher as it is, reaching the same score on these very batches.",
-        remedy=Remedy(text=FIXES.get(best.name) or _reorder(case)),
+        remedy=Remedy(text=_fix(case, best)),
     )
+
+
+def _fix(case: Case, gain: Measurement) -> str:
+    known = FIXES.get(gain.name)
+    return _reorder(case) if known is None else known.format(group=gain.group)
 
 
 def _reorder(case: Case) -> str:

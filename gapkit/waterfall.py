@@ -67,8 +67,15 @@ def _ladder(case: Case) -> list[Rung]:
         ),
         Rung(length, "undertrained", longer),
         Rung("size", "capacity", case.controls.get("teacher-sized")),
-        Rung("rest of the training", "optimization", case.teacher),
+        Rung(*_rest(case), case.teacher),
     ]
+
+
+def _rest(case: Case) -> tuple[str, Cause]:
+    """What lies between a teacher-sized student and the teacher: where views differ, not training alone."""
+    if case.same_view:
+        return "rest of the training", "optimization"
+    return "view and rest of the training", "undetermined"
 
 
 def best_source(case: Case) -> ControlRun | None:

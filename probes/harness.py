@@ -1,4 +1,4 @@
-"""Harness: whether a teacher does better with its classes reordered, in train mode or on the student's view."""
+"""Harness: whether a teacher does better reordered, in train mode, on the student's view or on rescaled inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ from gapkit.probes.interval import (
 from gapkit.probes.probe import Result, Seen, Setting
 from gapkit.probes.resample import folds
 
-CHECKS = 3  # of one teacher: class order, mode, view
+RESCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "standardized": lambda x: (x - x.mean(_all_but_channel(x), True)) / _spread(x),
+    "divided by 255": lambda x: x / 255,
+    "multiplied by 255": lambda x: x * 255,
+}
+"""What inputs are commonly brought to: zero mean and unit variance by channel; pixels in [0, 1], or 0 to 255."""
+
+CHECKS = 3 + len(RESCALINGS)  # of one teacher: class order, mode, view, rescaled inputs
 LEVEL = bonferroni_level(0.95, CHECKS)
 CAP, BATCH = 1024, 128  # samples that the teacher is run on again, and how many at once
 
@@ -88,15 +95,16 @@ class HarnessProbe:
     """Signs that the teacher is fed or read in a wrong way, each as a gain of its score over what it has.
 
     "permuted_accuracy" and "permuted_gain" (classification; the curve "class_order" holds the order),
-    "train_mode_gain" (models with batch statistics) and "student_view_gain" (where the views differ): paired
-    over samples, at a level that holds for the three together. The teacher is run again on at most
-    1,024 samples of validation.
+    "train_mode_gain" (models with batch statistics), "student_view_gain" (where the views differ) and
+    "rescaled_gain" (where its view is one tensor of real numbers; `group` says how): paired over samples, at
+    a level that holds for all of them together. The teacher is run again on at most 1,024 samples of
+    validation.
     """
 
     name = "harness"
 
     def measure(self, seen: Mapping[str, Seen], setting: Setting) -> Iterator[Result]:
-        """The class order on validation and test, the other two on validation."""
+        """The class order on validation and test, all else on validation."""
         for split in ("validation", "test"):
             if split not in seen or seen[split].targets is None:
                 continue
@@ -147,6 +155,33 @@ def _run_again(seen: Seen, setting: Setting, data: Data) -> Iterator[Result]:
     if not data.same_view:
         found = _gain(seen, setting, data, data.student_view, training=False)
         yield measured("student_view_gain", "teacher", seen.split, found, unit=setting.task.unit)
+    for how in RESCALINGS if _is_real(seen.split, data) else ():
+        found = _gain(seen, setting, data, _rescaled(data, how), training=False)
+        yield measured(
+            "rescaled_gain", "teacher", seen.split, found, unit=setting.task.unit, group=how
+        )
+
+
+def _rescaled(data: Data, how: str) -> Callable[[Any], Any]:
+    """The teacher's view with its numbers brought to another scale."""
+    return lambda raw: RESCALINGS[how](data.teacher_view(raw))
+
+
+def _is_real(split: str, data: Data) -> bool:
+    """Whether the teacher's view is one tensor of real numbers."""
+    view = data.teacher_view(next(iter(data.batches(split, 1, np.arange(1)))).raw)
+    return isinstance(view, Tensor) and view.is_floating_point()
+
+
+def _all_but_channel(x: Tensor) -> list[int]:
+    """Samples and places: all dimensions but the second of (n, c, ...), as normalizing layers have it."""
+    return [dim for dim in range(x.ndim) if dim != 1 or x.ndim < 2]
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Standard deviation by channel, 1 where there is none."""
+    deviation = x.std(_all_but_channel(x), correction=0, keepdim=True)
+    return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
 
 def _gain(

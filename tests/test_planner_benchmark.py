@@ -358,7 +358,11 @@ def line(world, **fields):
     base = {"world": world, "kind": "noisy", "regret": 0.5, "chain_gain": 0.0, "covered": True}
     base |= {"run_covered": 0.8, "false_chain": False, "claimed": False, "claim_right": False}
     base |= {"spent": 3.0, "budget": 3.0, "seconds": 0.1, "noise": 1.0, "n_sizes": 4}
-    return base | {"n_recipes": 2, "n_fractions": 1, "chain": False} | fields
+    return (
+        base
+        | {"n_recipes": 2, "n_fractions": 1, "chain": False, "tried": True, "payable": True}
+        | fields
+    )
 
 
 def test_the_tables_count_as_they_should():

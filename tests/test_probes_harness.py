@@ -16,6 +16,7 @@ from gapkit.measurement import Curve, Measurement
 from gapkit.probes.harness import (
     CAP,
     LEVEL,
+    RESCALINGS,
     HarnessProbe,
     best_permutation,
     reordered_hits,
@@ -112,17 +113,53 @@ def found(teacher: nn.Module, task=None, **views) -> dict[str, Measurement | Cur
     shown = Observation(outputs, (), {}, np.arange(N))
     seen = Seen("validation", shown, shown, None, y)
     setting = Setting(task or gk.Classification(), teacher, teacher, None, None, data=data)
-    return {item.name: item for item in HarnessProbe().measure({"validation": seen}, setting)}
+    items = list(HarnessProbe().measure({"validation": seen}, setting))
+    named = {item.name: item for item in items if item.name != "rescaled_gain"}
+    return named | {item.group: item for item in items if item.name == "rescaled_gain"}
 
 
 def test_a_healthy_teacher_gains_nothing():
     shown = found(Scaled())
-    assert set(shown) == {"permuted_accuracy", "permuted_gain", "class_order", "train_mode_gain"}
+    ways = {"permuted_accuracy", "permuted_gain", "class_order", "train_mode_gain"}
+    assert set(shown) == ways | set(RESCALINGS)
+    assert all(shown[how].low <= 0 for how in RESCALINGS)
     assert shown["permuted_accuracy"].value > 0.95
     for name in ("permuted_gain", "train_mode_gain"):
         assert shown[name].low < 0 < shown[name].high
         assert shown[name].level == pytest.approx(LEVEL)
     assert shown["class_order"].y.tolist() == [0, 1, 2, 3]
+
+
+class Reader(nn.Module):
+    """Reads a class where its input is within 0.5 of one, else says the first."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        near = (x - 1).abs() < 0.8
+        return near.float() + 0.1 * torch.eye(K)[0]
+
+
+@pytest.mark.parametrize("factor, how", [(255.0, "divided by 255"), (1 / 255, "multiplied by 255")])
+def test_inputs_on_another_scale_show(factor, how):
+    scaled = found(Reader(), teacher_input=lambda batch: batch[0] * factor, student_input=None)
+    gains = {name: scaled[name].value for name in RESCALINGS}
+    assert max(gains, key=gains.get) == how
+    assert scaled[how].low > 0.4
+    assert scaled[how].level == pytest.approx(LEVEL)
+
+
+def test_inputs_that_were_to_be_standardized_show():
+    """A reader of positive inputs, given them shifted far up and stretched by channel."""
+    stretched = torch.tensor([1.0, 10.0, 100.0, 1000.0])
+    teacher = nn.Linear(K, K, bias=False)
+    teacher.weight.data = torch.eye(K)
+    shown = found(teacher, teacher_input=lambda batch: stretched * (batch[0] + 5.0))
+    assert shown["standardized"].low > 0.5
+
+
+def test_inputs_that_are_no_real_numbers_are_not_rescaled():
+    teacher = nn.Embedding(2, K)
+    shown = found(teacher, teacher_input=lambda batch: batch[0][:, 0].long().clamp(0, 1))
+    assert not set(shown) & set(RESCALINGS)
 
 
 def test_permuted_classes_show():

@@ -89,8 +89,9 @@ def judged(world: World, choice: Choice, stream: int) -> Line:
 
     Fields: regret (points); chain: has an assistant; false_chain: though its true mean is below the best
     single hop's; claimed, claim_right: assistant_pays and whether the true means agree; payable: the
-    budget could carry it out (regret is against such arms); covered, run_covered: share of the 80 % intervals' targets inside (of the true mean; of fresh runs). In recorded
-    worlds true means are not known: covered is None.
+    budget could carry it out (regret is against such arms); covered, run_covered: share of the 80 %
+    intervals' targets inside (the true mean; fresh runs). In recorded worlds true means are not known:
+    covered is None.
     """
     arm = Arm(choice.path, choice.recipe, choice.fraction)
     mean = world.true_mean(arm.path, arm.recipe, arm.fraction)

@@ -70,6 +70,8 @@ def headline(lines: Sequence[Line]) -> str:
         ("mean regret, points", "0.4", mean(done, _regret)),
         ("... where a chain pays > 1 point", "1.2", mean(paying(done), _regret)),
         ("chains chosen below the best single hop", "5 %", share(done, _of("false_chain"))),
+        ("choices that were never run", "", share(done, lambda line: not line["tried"])),
+        ("choices that the budget could not carry out", "", share(done, _unpayable)),
         ("80 % interval holds the true mean", "75-85 %", share(sure, _of("covered"))),
         ("80 % interval holds one run", "75-85 %", share(done, _of("run_covered"))),
         ("claims that an assistant pays", "", share(done, _of("claimed"))),
@@ -98,6 +100,10 @@ def _regret(line: Line) -> float:
 
 def _of(field: str) -> Callable[[Line], float]:
     return lambda line: float(line[field])
+
+
+def _unpayable(line: Line) -> bool:
+    return not line["payable"]
 
 
 def _rival(name: str) -> Callable[[Line], float]:
@@ -183,7 +189,8 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def report(lines: Sequence[Line], title: str) -> str:
     """All tables of one results file."""
-    parts = [f"### {title}", headline(lines), "#### Rivals on the same budget", against(lines)]
+    rivals = "#### Rivals on the same budget, and every affordable arm run once as a yardstick"
+    parts = [f"### {title}", headline(lines), rivals, against(lines)]
     for group in GROUPS:
         parts += [f"#### By {group}", by(group, lines)]
     return "\n\n".join(parts) + "\n"

@@ -122,22 +122,26 @@ def noisy(s: Setting) -> Effect:
 
 
 def misleading_small(s: Setting) -> Effect:
-    """Small assistants lead in quick looks and hold the student back in the end."""
+    """Small assistants lead in quick looks and hold the student back in the end.
+
+    Patience is worth more with the teacher itself; no quick look beats a full single hop.
+    """
     recipe = s.rng.normal(0.0, 2.0, s.n_recipes)
     strength, hop = s.rng.uniform(3.0, 8.0), s.rng.uniform(0.0, 0.3)
 
     def effect(teachers: Ranks, r: int, look: float) -> float:
-        lead = strength * teachers[-1] * (-0.5 * look - 0.4)
+        lead = strength * (teachers[-1] * (-0.5 * look - 0.4) + 0.3 * look)
         return recipe[r] + lead - hop * (len(teachers) - 1) + 0.1 * s.luck("path", teachers, r)
 
     return effect
 
 
 def recipe_by_size(s: Setting) -> Effect:
-    """Each recipe has an assistant that suits it; the best recipe of a single hop does badly by all."""
+    """Each recipe has an assistant that suits it, worth 1 to 5 points over the best single hop; none suits
+    the recipe that leads in a single hop."""
     recipe = s.rng.normal(0.0, 2.0, s.n_recipes)
     leader = int(np.argmax(recipe))
-    height = s.rng.uniform(1.0, 5.0, s.n_recipes) + 0.7 * (recipe[leader] - recipe)
+    height = s.rng.uniform(1.0, 5.0, s.n_recipes) + recipe[leader] - recipe
     height[leader] = -s.rng.uniform(1.0, 4.0)
     peak, width = s.rng.choice(s.middle, s.n_recipes), s.rng.uniform(0.15, 0.4)
 
