@@ -116,7 +116,8 @@ def test_two_causes_are_right_when_either_leads():
 
 def test_calibration_error_in_closed_form():
     lines = [line("coverage", "coverage")] * 3 + [line("coverage", "capacity")]
-    lines += [line("coverage", "coverage", "low"), line("coverage", "capacity", 0.62)]
+    lines += [line("coverage", "coverage", "low"), line("coverage", "capacity", "low")]
+    lines[-1]["findings"][0]["probability"] = 0.62
     by_hand = (4 * abs(0.75 - 0.95) + 2 * abs(0.5 - 0.61)) / 6
     assert tables.calibration_error(lines) == pytest.approx(by_hand)
     assert math.isnan(tables.calibration_error([]))

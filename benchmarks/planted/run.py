@@ -70,6 +70,7 @@ def diagnosed(study: Any, budget: float, controls: bool) -> dict[str, Any]:
             "cause": finding.cause,
             "points": [finding.points.value, finding.points.low, finding.points.high],
             "confidence": finding.confidence,
+            "probability": finding.probability,
         }
         for finding in gap.findings
     ]

@@ -10,6 +10,7 @@ import argparse
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ def share(lines: Sequence[Line], of: Callable[[Line], bool]) -> str:
 
 
 def promised(line: Line) -> float:
-    """The confidence of the leading finding as a number from 0 to 1."""
-    stated = next(item["confidence"] for item in line["findings"] if item["cause"] == line["cause"])
-    return STATED[stated] if isinstance(stated, str) else float(stated)
+    """The stated probability of the leading finding; where a line has none, what its word promises."""
+    lead = next(item for item in line["findings"] if item["cause"] == line["cause"])
+    return float(lead.get("probability", STATED[lead["confidence"]]))
 
 
 def calibration_error(lines: Sequence[Line], n_bins: int = 10) -> float:
@@ -145,12 +146,13 @@ def confusion(lines: Sequence[Line]) -> str:
 def calibration(lines: Sequence[Line]) -> str:
     """Stated confidence against the share that is right."""
     spoken = named(valid(lines))
-    levels = sorted({promised(line) for line in spoken}, reverse=True)
-    rows = [
-        (f"{level:.2f}", share([line for line in spoken if promised(line) == level], right))
-        for level in levels
-    ]
-    return _markdown(("stated", "right"), rows)
+    rows = []
+    for low, high in pairwise((0.0, 0.6, 0.8, 0.9, 0.95, 1.01)):
+        part = [line for line in spoken if low <= promised(line) < high]
+        if part:
+            mean = float(np.mean([promised(line) for line in part]))
+            rows.append((f"{low:.2f} to {min(high, 1.0):.2f}", f"{mean:.2f}", share(part, right)))
+    return _markdown(("stated", "mean", "right"), rows)
 
 
 def wrong(lines: Sequence[Line]) -> str:
