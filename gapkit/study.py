@@ -430,8 +430,9 @@ class Study:
             )
             self.run.save("prices_like_teacher", found)
         theirs, unit = found.of(ALIKE), self.prices.of(self.family.student)
-        by_seconds = unit.unit_from == "seconds"
-        return theirs.seconds / unit.seconds if by_seconds else theirs.flops / unit.flops
+        if unit.unit_from == "seconds" and unit.seconds > 0:
+            return theirs.seconds / unit.seconds
+        return theirs.flops / unit.flops if unit.flops > 0 else 1.0
 
     def _notes(self) -> list[str]:
         """What a reader of the diagnosis must know about the models that were given."""
