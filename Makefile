@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench planted clean
+.PHONY: demo test lint bench planted planner clean
 
 # The main job on real digits, with a PDF at the end.
 demo: $(READY)
@@ -32,6 +32,12 @@ planted: $(READY)
 	$(BIN)/python benchmarks/planted/run.py --half report
 	$(BIN)/python benchmarks/planted/run.py --half report --no-controls
 	$(BIN)/python benchmarks/planted/tables.py runs/planted/report-budget-8.jsonl runs/planted/report-no-controls.jsonl
+
+# What the planner is worth beside other searches, on simulated and recorded worlds; half an hour; it resumes.
+planner: $(READY)
+	$(BIN)/python benchmarks/planner/run.py --half report
+	$(BIN)/python benchmarks/planner/run.py --half recorded
+	$(BIN)/python benchmarks/planner/tables.py runs/planner/report.jsonl runs/planner/recorded.jsonl
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

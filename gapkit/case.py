@@ -26,6 +26,7 @@ from gapkit.wording import Wording
 SPLIT = "validation"  # validation decides
 LEVEL = 0.95
 Z = 1.96
+EXCESS = "excess loss off the training set"
 FEW = 3  # degrees of freedom: below, Student's factor for 95 % exceeds 3.2 and rises steeply
 
 Scores = ControlRun | np.ndarray
@@ -148,9 +149,7 @@ class Case:
         half = Z * se
         method = "difference of paired differences between train and validation; normal interval"
         interval = Interval(value, value - half, value + half, se, len(held[0]), method=method)
-        return measured(
-            "excess loss off the training set", "student", SPLIT, interval, unit=self.unit
-        )
+        return measured(EXCESS, "student", SPLIT, interval, unit=self.unit)
 
     @property
     def teacher_on_train(self) -> float | None:

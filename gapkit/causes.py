@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gapkit.case import Case
+from gapkit.case import EXCESS, Case
 from gapkit.causes_controls import (
     capacity,
     harsh_targets,
@@ -78,6 +78,7 @@ def explains_most(case: Case) -> bool:
         item.points.low > 0
         and item.points.value >= case.gap.value / 2
         and item.probability > NO_CONTROL
+        and item.points.name != EXCESS
         for item in findings
         if item is not None
     )

@@ -17,6 +17,8 @@ from gapkit.confidence import LEAST_SEEDS, SURE_SEEDS, above, by_seeds, word
 from gapkit.gap import EARLIER, RATE, VIEW, Cause, ControlRun, Evidence, Finding, Remedy
 from gapkit.measurement import Measurement
 
+PREDICTION_SEEDS = 3  # of the recipe itself: the spread of one run is not had from two
+
 
 def pipeline_fault(case: Case) -> Finding | None:
     """The same student under the same recipe, trained here, does far better.
@@ -25,7 +27,7 @@ def pipeline_fault(case: Case) -> Finding | None:
     single runs (`beyond_one_run`).
     """
     same = case.controls.get("same recipe")
-    if same is None or len(same.seeds) < LEAST_SEEDS:
+    if same is None or len(same.seeds) < PREDICTION_SEEDS:
         return None
     points = beyond_one_run(case, same)
     if not points.low > 0:
@@ -172,6 +174,8 @@ def undertrained(case: Case) -> Finding | None:
     if short.name == "same recipe" and harsh_targets(case) is not None:
         base = case.other_knowledge
     points = case.difference("longer", longer, base or short)
+    if not points.low > 0 and base is short:
+        points = _by_doubling(case, longer, short) or points
     if not points.low > 0:
         return None
     return _finding(
@@ -190,6 +194,20 @@ def undertrained(case: Case) -> Finding | None:
     )
 
 
+def _by_doubling(case: Case, longer: ControlRun, short: ControlRun) -> Measurement | None:
+    """Gain of a doubling as the mean of two: from half the length to twice; None where it does not rise on the way.
+
+    Widened for two looks.
+    """
+    shorter = case.controls.get("shorter")
+    if shorter is None or short.name != "same recipe" or len(shorter.seeds) < LEAST_SEEDS:
+        return None
+    if not longer.mean > short.mean > shorter.mean:
+        return None
+    both = case.difference("longer", longer, shorter, looks=2)
+    return both.with_(value=both.value / 2, low=both.low / 2, high=both.high / 2)
+
+
 def optimization(case: Case) -> Finding | None:
     """Another learning rate does better, or even a teacher-sized student does not learn the training set."""
     return _other_rate(case) or _teacher_sized_falls_short(case)
@@ -206,10 +224,13 @@ def _other_rate(case: Case) -> Finding | None:
         "optimization",
         points,
         n_seeds(rate, same),
-        f"With {RATE} the same student gains {case.say.difference_of(points)}",
+        f"With {rate.rate:g} times the learning rate the same student gains {case.say.difference_of(points)}",
         "zero",
         "More seeds in which the recipe's own rate keeps up.",
-        Remedy(text="Train with a tenth of the learning rate, and tune it from there.", rate=0.1),
+        Remedy(
+            text=f"Train with {rate.rate:g} times the learning rate, and tune it from there.",
+            rate=rate.rate,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gapkit.case import Case
 from gapkit.causes import explains_most
+from gapkit.causes_controls import PREDICTION_SEEDS
 from gapkit.causes_teacher import answers_are_labels
 from gapkit.confidence import LEAST_SEEDS
 from gapkit.distiller import TrainingFailed
@@ -172,9 +173,13 @@ class Controls:
         return None
 
     def _pending(self, case: Case, names: Sequence[str]) -> bool:
-        """Whether the views differ and that was not looked into: what is lost by it looks like other causes."""
-        failed = self._tried.get(VIEW, 0) > len(self._found.get(VIEW, []))
-        return VIEW in names and not failed and not self._settled(case, VIEW)
+        """Whether another view or an earlier teacher was not looked into: what they lose looks like other causes."""
+        return any(
+            name in names
+            and self._tried.get(name, 0) == len(self._found.get(name, []))  # none failed
+            and not self._settled(case, name)
+            for name in (VIEW, EARLIER)
+        )
 
     def _bases(self, names: Sequence[str]) -> list[str]:
         """The student's own recipe, to two seeds; where it is not asked for, what is."""
@@ -207,10 +212,14 @@ class Controls:
         return [name for name in self._cheapest(few) if not self._settled(case, name)]
 
     def _untried(self, names: Sequence[str]) -> list[str]:
-        """What was never run, the cheapest first; what can wait comes after all else."""
+        """What was never run, the cheapest first; what can wait comes after all else.
+
+        Half the length and the learning rate come first: all else is trained with them.
+        """
         waiting = self._waiting()
-        fresh = (name for name in names if name not in self._tried and name not in waiting)
-        return self._cheapest(fresh)
+        fresh = [name for name in names if name not in self._tried and name not in waiting]
+        first = [name for name in ("shorter", RATE) if name in fresh]
+        return first + self._cheapest(name for name in fresh if name not in first)
 
     def _cheapest(self, names: Iterable[str]) -> list[str]:
         return sorted(names, key=lambda name: self.price(self._arm(name), self.first_seed))
@@ -244,7 +253,7 @@ class Controls:
             return False
         if points.high < matters(case):
             return True
-        return n_seeds >= LEAST_SEEDS and points.low > 0
+        return n_seeds >= (PREDICTION_SEEDS if name == SAME else LEAST_SEEDS) and points.low > 0
 
     def _affordable(self, name: str) -> str | None:
         """The arm, or the student's own recipe where more of its seeds tell more; None when too dear."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from gapkit.case import SPLIT, Case
+from gapkit.case import EXCESS, SPLIT, Case
 from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
 from gapkit.causes_scores import hides_most
 from gapkit.confidence import EVEN
@@ -94,7 +94,8 @@ def find_causes(case: Case) -> list[Finding]:
             equal,
             *(item for item in found if item.cause in HIDDEN),
         ]
-    found.sort(key=lambda finding: _rank(case, finding))
+    causes = {finding.cause for finding in found}
+    found.sort(key=lambda finding: _rank(case, finding, causes))
     if found and (found[0].points.low > 0 or found[0].probability > EVEN):
         return found
     return [undetermined(case), *found]
@@ -110,7 +111,7 @@ _MOST_OF_IT, _SEEN, _UNMEASURED, _AHEAD = 0.5, 1.5, 4.5, 5
 teacher has, first of all, no gap."""
 
 
-def _rank(case: Case, finding: Finding) -> tuple[float, float, float]:
+def _rank(case: Case, finding: Finding, causes: Set[Cause]) -> tuple[float, float, float]:
     """A harness fault, a slice that holds most of the gap, what needs no other size by points, capacity,
     other slices, then what is not measured."""
     points = finding.points
@@ -124,6 +125,8 @@ def _rank(case: Case, finding: Finding) -> tuple[float, float, float]:
         order = _SEEN if finding.probability > EVEN else _UNMEASURED
     elif order == 1 and not points.low > 0:
         order = _UNMEASURED
+    elif points.name == EXCESS and causes & {"teacher_gap", "input_gap"}:
+        order = _SEEN  # another teacher or view accounts for some of it
     value = points.value if not math.isnan(points.value) else -math.inf
     return order, -value, -finding.probability
 

@@ -50,7 +50,7 @@ MEANINGS: dict[str, str] = {
 }
 
 
-HALF, RATE, VIEW = "half the samples", "a tenth of the rate", "the teacher's view"
+HALF, RATE, VIEW = "half the samples", "another learning rate", "the teacher's view"
 EARLIER, LIKE_TEACHER = "an earlier teacher", "the teacher's architecture"
 """What a control alters of the study's own training."""
 
@@ -131,7 +131,8 @@ class ControlRun(Record):
 
     `scores` (S,), `contributions` (S, N), `agreement` with the teacher on validation (S,) and on
     train (S,), `train_scores` (S,); `cost` in student trainings, of all seeds together. `altered` names
-    what about the training differs from the study's own (gapkit.variants).
+    what about the training differs from the study's own (gapkit.variants); `rate` is a factor on its
+    learning rate.
     """
 
     name: str
@@ -147,6 +148,7 @@ class ControlRun(Record):
     train_scores: Array = Field(default_factory=lambda: np.array([]))
     cost: float = 0.0
     altered: str = ""
+    rate: float = 1.0
 
     @property
     def mean(self) -> float:

@@ -27,7 +27,7 @@ from gapkit.distiller import Tick, TrainingFailed
 from gapkit.errors import InputError
 from gapkit.execution import Execution
 from gapkit.family import Family, Size, count_parameters
-from gapkit.gap import ALIKE, LIKE_TEACHER, Gap
+from gapkit.gap import ALIKE, LIKE_TEACHER, RATE, ControlRun, Gap
 from gapkit.gates import check_gates
 from gapkit.grounds import Gate, Grounds
 from gapkit.knowledge import MENUS, Knowledge
@@ -46,7 +46,7 @@ from gapkit.remedies import Workshop, with_stages
 from gapkit.runs import Run, write
 from gapkit.task import Task
 from gapkit.trainings import Trainings
-from gapkit.variants import best_checkpoint, offered, varied
+from gapkit.variants import best_checkpoint, offered, price_of_rates, varied
 from gapkit.weights import hash_state, hash_weights, on_device, read_state
 from gapkit.wording import Wording
 
@@ -325,7 +325,7 @@ class Study:
         if found is not None:
             return found
         runner = self._controls(measurements, budget) if controls else None
-        runs = () if runner is None else runner.run()
+        runs = () if runner is None else tuple(map(self._with_rate, runner.run()))
         gap = diagnose(
             measurements,
             runs,
@@ -356,6 +356,11 @@ class Study:
     def follow(self) -> None:
         """As one of several processes but the first: train along with it until it is done."""
         self.trainings.follow()
+
+    def _with_rate(self, run: ControlRun) -> ControlRun:
+        if run.altered != RATE:
+            return run
+        return run.with_(rate=self.variant(RATE).recipe.lr / self.recipe.lr)
 
     def _workshop(self) -> Workshop:
         checkpoints = self.trainings.n_checkpoints
@@ -413,6 +418,9 @@ class Study:
         arm = control.path, control.recipe, seed, control.fraction
         if not control.altered:
             return self._price(*arm)
+        rates = price_of_rates(self.trainings) if control.altered == RATE else 0.0
+        if rates:  # which rate it is takes short trainings first
+            return self.prices.trainings(control.path[-1], control.fraction) + rates
         if self.variant(control.altered).done(*arm) is not None:
             return 0.0
         if control.altered == LIKE_TEACHER:

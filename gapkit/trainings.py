@@ -279,6 +279,10 @@ class Trainings:
                 return name
         return stage.learns
 
+    def finished(self, stage: Stage, seed: int, sources: Sequence[str]) -> Training | None:
+        """The stage's training when it is there, None else; trains nothing."""
+        return self._finished(self._key(stage, self.recipe.changed(stage.recipe), seed, sources))
+
     def _finished(self, key: str) -> Training | None:
         training = self.run.load(f"trainings/{key}/training", Training)
         return training if training is not None and self._weights(key).exists() else None

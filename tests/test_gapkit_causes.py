@@ -139,22 +139,22 @@ def test_pipeline_fault_just_short():
     assert pipeline_fault(case(wide)) is None  # one run of four lies as far off as the user's
     assert pipeline_fault(case(same(0.71))) is None
     assert pipeline_fault(case(same(0.6))) is None
-    assert pipeline_fault(case(same(0.8, n_seeds=1))) is None
+    assert pipeline_fault(case(same(0.8, n_seeds=2))) is None  # too few of the recipe itself
     apart = control("same recipe", seeds_of(0.8, 2, spread=0.03))
     assert pipeline_fault(case(apart)) is None  # t with one degree of freedom, or little more
 
 
 def test_pipeline_fault_of_few_seeds_takes_the_spread_of_all_controls():
-    """By hand: t(df)·√(s²(1 + 1/2) + var over samples / n), s² = SS within arms / df."""
-    own, steady = same(0.8, n_seeds=2), arm("scratch", 0.6, n_seeds=6)
+    """By hand: t(df)·√(s²(1 + 1/3) + var over samples / n), s² = SS within arms / df."""
+    own, steady = same(0.8, n_seeds=3), arm("scratch", 0.6, n_seeds=6)
     finding = pipeline_fault(case(own, steady))
     squares = sum(float(((run.scores - run.mean) ** 2).sum()) for run in (own, steady))
     sample = np.var(own.contributions.mean(0) - hits(STUDENT), ddof=1) / N
-    df = satterthwaite((squares / 6 * 1.5, 6), (sample, N - 1))
-    half = t.ppf(0.975, df) * math.sqrt(squares / 6 * 1.5 + sample)
+    df = satterthwaite((squares / 7 * (4 / 3), 7), (sample, N - 1))
+    half = t.ppf(0.975, df) * math.sqrt(squares / 7 * (4 / 3) + sample)
     assert points(finding) == pytest.approx(0.1)
     assert finding.points.high - finding.points.value == pytest.approx(half, rel=1e-6)
-    assert finding.confidence == "moderate"  # two seeds
+    assert finding.confidence == "moderate"  # three seeds
 
 
 def test_pipeline_fault_of_many_seeds_asks_no_other_control():
@@ -306,10 +306,26 @@ def test_undertrained_just_short():
     assert undertrained(case(same(), apart)) is None  # no seed in common: not told apart from luck
 
 
+def test_undertrained_by_two_doublings_where_one_is_not_clear():
+    """From half the length to twice is twice the gain at the same width; half of it is one doubling's."""
+    own = control("same recipe", seeds_of(0.7, 2, spread=0.02))
+    twice = arm("longer", 0.74, n_seeds=2, fraction=2.0)
+    half = arm("shorter", 0.6, n_seeds=2, fraction=0.5)
+    assert undertrained(case(own, twice)) is None
+    found = case(own, twice, half)
+    both = found.difference("longer", twice, half, looks=2)
+    finding = undertrained(found)
+    assert points(finding) == pytest.approx(0.07)
+    assert finding.points.low == pytest.approx(both.low / 2)
+    fallen = arm("shorter", 0.71, n_seeds=2, fraction=0.5)
+    assert undertrained(case(own, twice, fallen)) is None  # it does not rise on the way
+
+
 def test_optimization_by_another_rate():
-    finding = optimization(case(same(), arm(RATE, 0.76)))
+    finding = optimization(case(same(), arm(RATE, 0.76).with_(rate=0.1)))
     assert points(finding) == pytest.approx(0.06)
     assert finding.remedy.rate == 0.1
+    assert "0.1 times the learning rate" in finding.remedy.text
     assert optimization(case(same(), arm(RATE, 0.71))) is None
     assert optimization(case(same(), arm(RATE, 0.6))) is None
     assert optimization(case(same(), arm(RATE, 0.76, n_seeds=1))) is None
@@ -355,7 +371,8 @@ def test_optimization_waits_until_longer_training_was_tried_and_gains_nothing():
 
 
 def test_optimization_by_the_rate_comes_before_the_size():
-    finding = optimization(case(*LEVEL, arm(RATE, 0.73), sized(0.8), **SEEN))
+    slower = arm(RATE, 0.73).with_(rate=0.1)
+    finding = optimization(case(*LEVEL, slower, sized(0.8), **SEEN))
     assert finding.remedy.rate == 0.1
     assert points(finding) == pytest.approx(0.03)
 

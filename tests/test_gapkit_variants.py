@@ -20,7 +20,17 @@ from gapkit.recipe import Recipe
 from gapkit.runs import Run
 from gapkit.task import Classification
 from gapkit.trainings import Trainings
-from gapkit.variants import best_checkpoint, offered, reinitialized, varied
+from gapkit.variants import (
+    RATES,
+    SHORT,
+    _short_score,
+    best_checkpoint,
+    best_rate,
+    offered,
+    price_of_rates,
+    reinitialized,
+    varied,
+)
 from tests.training_fixtures import (
     N_CLASSES,
     N_FEATURES,
@@ -91,7 +101,16 @@ def test_half_the_samples_with_as_many_steps(tmp_path):
     assert len(found.contributions) == 30  # all of validation is scored
 
 
-def test_a_tenth_of_the_rate(tmp_path):
+def test_another_rate_is_the_better_of_two_by_short_trainings(tmp_path):
+    own = make_trainings(tmp_path / "own")
+    assert price_of_rates(own) == pytest.approx(len(RATES) * own.epochs(SHORT) / own.recipe.epochs)
+    found = {rate: _short_score(own, rate) for rate in RATES}
+    assert price_of_rates(own) == 0.0  # they are kept
+    assert best_rate(own) == max(RATES, key=found.get)
+
+
+def test_the_training_at_another_rate(tmp_path, monkeypatch):
+    monkeypatch.setattr("gapkit.variants.RATES", (0.1,))
     own = make_trainings(tmp_path / "own")
     rate = varied(own, RATE)
     assert rate.recipe.lr == pytest.approx(0.002)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -86,7 +86,7 @@ class World:
         return max(0.0, (self.best - mean) / self.unit)
 
 
-@cache
+@lru_cache(maxsize=16)
 def arms_of(
     sizes: tuple[Any, ...], recipes: tuple[str, ...], fractions: tuple[float, ...]
 ) -> tuple[Arm, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ class Recorded(World):
         return [self._scores[arm][seed] for seed in self.judged_by]
 
 
-@cache
+@lru_cache(maxsize=16)
 def recorded(path: Path, student: Any, split: int) -> Recorded:
     """That student of the table under that split."""
     return Recorded(path, student, split)

@@ -132,7 +132,7 @@ def _seconds(lines: Sequence[Line]) -> str:
 
 GROUPS: dict[str, Callable[[Line], str]] = {
     "kind": lambda line: line["kind"],
-    "budget": lambda line: _band(line["budget"], (3.001, 8, 20, 39.9)),
+    "budget": lambda line: _band(line["budget"], (3, 8, 20, 39.9)),
     "noise": lambda line: _band(line["noise"], (0.5, 1, 2, 3)),
     "sizes": lambda line: _band(line["n_sizes"], (3, 5, 8, 12)),
     "recipes": lambda line: str(line["n_recipes"]),
@@ -141,9 +141,15 @@ GROUPS: dict[str, Callable[[Line], str]] = {
 
 
 def _band(value: float, bounds: Sequence[float]) -> str:
-    """Where a value lies between rising bounds, in words that sort."""
-    above = [bound for bound in bounds if value > bound]
-    return f"{len(above)}: " + (f"above {above[-1]:g}" if above else f"up to {bounds[0]:g}")
+    """Where a value lies between rising bounds, numbered so that it sorts.
+
+    >>> _band(4, (3, 5)), _band(6, (3, 5))
+    ('1: above 3, up to 5', '2: above 5')
+    """
+    n_above = sum(value > bound for bound in bounds)
+    low = [f"above {bounds[n_above - 1]:g}"] if n_above else []
+    high = [f"up to {bounds[n_above]:g}"] if n_above < len(bounds) else []
+    return f"{n_above}: " + ", ".join(low + high)
 
 
 def by(group: str, lines: Sequence[Line]) -> str:

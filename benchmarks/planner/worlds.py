@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
 from typing import Any
@@ -137,8 +137,10 @@ def misleading_small(s: Setting) -> Effect:
 
 
 def recipe_by_size(s: Setting) -> Effect:
-    """Each recipe has an assistant that suits it, worth 1 to 5 points over the best single hop; none suits
-    the recipe that leads in a single hop."""
+    """Each recipe has an assistant that suits it, but for the one that leads in a single hop.
+
+    It is worth 1 to 5 points over the best single hop.
+    """
     recipe = s.rng.normal(0.0, 2.0, s.n_recipes)
     leader = int(np.argmax(recipe))
     height = s.rng.uniform(1.0, 5.0, s.n_recipes) + recipe[leader] - recipe
@@ -306,7 +308,7 @@ def _names(rng: np.random.Generator, n: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-@cache
+@lru_cache(maxsize=16)
 def simulated(kind: str, number: int) -> Simulated:
     """The world of that kind and number."""
     return Simulated(kind, number)
