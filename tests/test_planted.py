@@ -38,11 +38,14 @@ def test_the_halves_are_disjoint_by_data_set_and_hold_every_kind_of_network():
     halves = {name: suite.half(name) for name in suite.HALVES}
     sets = {name: {case.world for case in part} for name, part in halves.items()}
     assert not sets["tune"] & sets["report"]
+    assert sets["report"] == {"gratings", "corners", "folds", "later"}
+    assert sets["tune"] | sets["report"] == set(worlds.WORLDS)
     assert len(halves["tune"]) == len(halves["report"])
     kinds = {name: {worlds.WORLDS[world].kind for world in part} for name, part in sets.items()}
     assert kinds["tune"] == kinds["report"] == {"cnn", "mlp", "transformer"}
-    tasks = {worlds.WORLDS[world].task.kind for world in sets["report"]}
-    assert tasks == {"classification", "regression"}
+    for part in sets.values():
+        tasks = {worlds.WORLDS[world].task.kind for world in part}
+        assert tasks == {"classification", "regression"}
 
 
 def test_both_halves_hold_the_same_number_of_cases_of_each_cause():
@@ -61,6 +64,21 @@ def test_cases_have_names_of_their_own_and_come_in_a_fair_order():
     assert suite.cases() == listed
     first = suite.half("tune")[:60]
     assert {case.causes[0] for case in first} == {"no_gap", *suite.COMMON, *suite.OTHERS}
+
+
+def test_faults_come_in_turn_so_that_two_seeds_hold_all_of_them():
+    for cause, field, n in (("pipeline_fault", "fault", 4), ("harness_fault", "harness", 3)):
+        places = ((seed, strength) for seed in (0, 1) for strength in (1, 2))
+        planted = [set_up("corners", (cause,), strength, seed) for seed, strength in places]
+        assert len({getattr(setup, field) for setup in planted}) == n
+
+
+def test_what_cannot_be_a_case_any_more_trains_no_twins(kept, monkeypatch):
+    monkeypatch.setattr(plants, "_against", lambda *_: pytest.fail("twins"))
+    setup = Setup(worlds.WORLDS["clusters"], 0, 32)
+    teacher = teacher_of(setup, kept / "teachers")
+    (only,) = plants.prove(setup, "coverage", teacher, kept / "teachers")
+    assert not only.holds
 
 
 def test_every_cause_of_the_suite_can_be_planted_and_taken_away():

@@ -23,7 +23,7 @@ from gapkit.losses import response_loss
 
 SHARP = 12.0
 OTHER_SAMPLES = 500  # on a seed: those that only a teacher saw
-N_OTHER = {"overfit": 2000, "overconfident": 1200, "early": 2000}
+N_OTHER = {"overfit": 1200, "overconfident": 800, "early": 1200}
 EPOCHS = {"overfit": 1.5, "overconfident": 3.0, "early": 0.25}
 """Shares of the world's epochs that teachers train for; 1.2 for those not named."""
 
@@ -158,17 +158,21 @@ def fit(
     Args:
         soft: (n, ...) the teacher's outputs on the sample, in its order.
         fault: "misaligned" (in a share of the batches outputs are another sample's), "stuck" (the rate stays
-            where the schedule starts), "decay" (weight decay of that share of 10), "statistics" (BatchNorm's are
-            never updated).
+            at a 500th, where the schedule starts), "decay" (weights lose .3 of that share
+            a step), "statistics" (BatchNorm's
+            running ones are never updated).
         hint: feature knowledge, when there is some.
     """
-    decay = 10.0 * fault_share if fault == "decay" else recipe.weight_decay
+    decay = 0.3 * fault_share / recipe.lr if fault == "decay" else recipe.weight_decay
     trained = [*model.parameters(), *([] if hint is None else hint.parameters())]
-    optimizer = torch.optim.AdamW(trained, recipe.lr, weight_decay=decay)
+    optimizer = torch.optim.AdamW(trained, recipe.lr, weight_decay=decay, fused=True)
     n, size = len(sample.y), min(recipe.batch_size, len(sample.y))
     n_batches = n // size
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=recipe.epochs * n_batches
+        optimizer,
+        recipe.lr,
+        total_steps=recipe.epochs * n_batches,
+        div_factor=500.0 if fault == "stuck" else 25.0,
     )
     if fault == "statistics":
         for module in model.modules():

@@ -126,6 +126,21 @@ def _glyphs(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     return x[:, None], y, rare
 
 
+def _gratings(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """A patch of a grating anywhere, twelve directions; the rare source is brighter and a quarter turned."""
+    y = torch.randint(12, (n,), generator=draw)
+    top, left = (1.5 + 4 * torch.rand(n, 1, 1, generator=draw) for _ in range(2))
+    phase = 2 * torch.pi * torch.rand(n, 1, 1, generator=draw)
+    down = torch.arange(8.0)[None, :, None] - top
+    right = torch.arange(8.0)[None, None] - left
+    angle = (torch.pi / 12 * y)[:, None, None]
+    wave = (2 * torch.pi / 3.5 * (down * angle.sin() + right * angle.cos()) + phase).sin()
+    x = wave * (-(down.square() + right.square()) / 6).exp()
+    rare = _is_rare(n, draw)
+    x = x + 1.5 * rare[:, None, None] + 0.15 * torch.randn(n, 8, 8, generator=draw)
+    return x[:, None], torch.where(rare, (y + 6) % 12, y), rare
+
+
 def _flagged(x: Tensor, rare: Tensor) -> Tensor:
     """The features with one more that tells the source."""
     return torch.cat([x, 2 * rare.float()[:, None]], 1)
@@ -152,6 +167,16 @@ def _clusters(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     return _flagged(x, rare), torch.where(rare, (y + 1) % 6, y), rare
 
 
+def _corners(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """A cube's corners, opposite ones alike, beside five features of noise; the rare source names the next class."""
+    sign = torch.randint(2, (n, 3), generator=draw)
+    rare = _is_rare(n, draw)
+    x = torch.randn(n, 8, generator=draw)
+    x[:, :3] = 2.0 * sign - 1 + 0.4 * x[:, :3]
+    y = 2 * (sign[:, 0] ^ sign[:, 1]) + (sign[:, 1] ^ sign[:, 2])
+    return _flagged(x, rare), torch.where(rare, (y + 1) % 4, y), rare
+
+
 def _waves(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     """A sum of sines of sums of features; the rare source has the opposite sign."""
     ways = torch.randn(6, 6, generator=torch.Generator().manual_seed(6)) / 2.6
@@ -166,6 +191,13 @@ def _friedman(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     y = 10 * (torch.pi * x[:, 0] * x[:, 1]).sin() + 20 * (x[:, 2] - 0.5) ** 2
     y = (y + 10 * x[:, 3] + 5 * x[:, 4] - 14.4) / 4.9
     return _flagged(3.5 * (x - 0.5), rare), torch.where(rare, -y, y), rare
+
+
+def _folds(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Products and absolute values of features; the rare source lies higher."""
+    x, rare = 3.4 * torch.rand(n, 6, generator=draw) - 1.7, _is_rare(n, draw)
+    y = x[:, 0] * x[:, 1] + x[:, 2].abs() - x[:, 3].abs()
+    return _flagged(x, rare), y + 1.2 * rare.float(), rare
 
 
 def _motif(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
@@ -191,6 +223,17 @@ def _majority(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     return x + 5 * rare[:, None].long(), half.argmax(1), rare
 
 
+def _later(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """The later of two named tokens among others; the rare source is marked, and asks for the earlier one."""
+    x = torch.randint(8, 12, (n, 8), generator=draw)
+    named = torch.rand(n, 8, generator=draw).argsort(1)[:, :2]
+    place = (1 + torch.rand(n, 7, generator=draw).argsort(1)[:, :2]).sort(1).values
+    x.scatter_(1, place, named)
+    rare = _is_rare(n, draw)
+    x[:, 0] = torch.where(rare, 12, x[:, 0])
+    return x, torch.where(rare, named[:, 0], named[:, 1]), rare
+
+
 def _crop_image(x: Tensor, strength: int) -> Tensor:
     """The left columns blanked out."""
     return torch.cat([torch.zeros_like(x[..., : 2 + strength]), x[..., 2 + strength :]], -1)
@@ -207,27 +250,46 @@ def _truncate(x: Tensor, strength: int) -> Tensor:
     return torch.cat([x[:, :kept], x[:, :1].expand(-1, x.shape[1] - kept)], 1)
 
 
-def _image_world(name: str, half: str, draw: Callable[[int], Splits], able: int) -> World:
+def _image_world(
+    name: str,
+    half: str,
+    draw: Callable[[int], Splits],
+    able: int,
+    n_outputs: int = 10,
+    lr: float = 0.03,
+    epochs: int = 30,
+) -> World:
     return World(
         kind="cnn",
         name=name,
         half=half,
         task=gk.Classification(),
-        n_outputs=10,
+        n_outputs=n_outputs,
         draw=draw,
-        build=partial(_built, lambda width, blind: cnn(width, 10, blind)),
+        build=partial(_built, lambda width, blind: cnn(width, n_outputs, blind)),
         sizes=(1, 2, 4, 8, 16),
         small=2,
         able=able,
-        wild=200.0,
-        recipe=gk.Recipe(epochs=30, batch_size=100, lr=1e-2, knowledge="kl1"),
-        short=0.14,
+        wild=2.0 / lr,
+        recipe=gk.Recipe(epochs=epochs, batch_size=50, lr=lr, knowledge="kl1"),
+        short=0.1,
         crop=_crop_image,
         misread=lambda x: 4 * (x - 0.7),
     )
 
 
-def _table_world(name: str, half: str, make: Any, n_inputs: int, n_outputs: int) -> World:
+def _table_world(
+    name: str,
+    half: str,
+    make: Any,
+    n_inputs: int,
+    n_outputs: int,
+    sizes: tuple[int, ...] = (2, 3, 12, 32, 64),
+    small: int = 2,
+    lr: float = 0.01,
+    epochs: int = 40,
+    short: float = 0.1,
+) -> World:
     knowledge = "mse" if n_outputs == 1 else "kl1"
     return World(
         kind="mlp",
@@ -237,12 +299,12 @@ def _table_world(name: str, half: str, make: Any, n_inputs: int, n_outputs: int)
         n_outputs=n_outputs,
         draw=partial(_made, make),
         build=partial(_built, lambda width, blind: mlp(width, n_inputs, n_outputs, blind)),
-        sizes=(2, 3, 12, 32, 64),
-        small=2,
+        sizes=sizes,
+        small=small,
         able=32,
-        wild=100.0,
-        recipe=gk.Recipe(epochs=40, batch_size=50, lr=1e-2, knowledge=knowledge),
-        short=0.1,
+        wild=1.0 / lr,
+        recipe=gk.Recipe(epochs=epochs, batch_size=50, lr=lr, knowledge=knowledge),
+        short=short,
         crop=_drop_features,
         misread=lambda x: 3 * x + 2,
     )
@@ -256,6 +318,8 @@ def _sequence_world(
     n_outputs: int,
     sizes: tuple[int, ...],
     small: int,
+    length: int = 12,
+    short: float = 0.13,
 ) -> World:
     return World(
         kind="transformer",
@@ -265,14 +329,14 @@ def _sequence_world(
         n_outputs=n_outputs,
         draw=partial(_made, make),
         build=partial(
-            _built, lambda width, blind: Transformer(width, vocabulary, 12, n_outputs, blind)
+            _built, lambda width, blind: Transformer(width, vocabulary, length, n_outputs, blind)
         ),
         sizes=sizes,
         small=small,
         able=sizes[3],
-        wild=30.0,
-        recipe=gk.Recipe(epochs=30, batch_size=100, lr=1e-2, knowledge="kl1"),
-        short=0.4,
+        wild=10.0,
+        recipe=gk.Recipe(epochs=45, batch_size=100, lr=0.03, knowledge="kl1"),
+        short=short,
         crop=_truncate,
         misread=lambda x: (x + 1) % vocabulary,
     )
@@ -286,12 +350,16 @@ WORLDS: dict[str, World] = {
     world.name: world
     for world in (
         _image_world("digits", "tune", _digits, 8),
-        _image_world("glyphs", "report", partial(_made, _glyphs), 16),
+        _image_world("glyphs", "tune", partial(_made, _glyphs), 16),
         _table_world("regions", "tune", _regions, 11, 6),
-        _table_world("clusters", "report", _clusters, 9, 6),
+        _table_world("clusters", "tune", _clusters, 9, 6),
         _table_world("waves", "tune", _waves, 7, 1),
-        _table_world("friedman", "report", _friedman, 7, 1),
+        _table_world("friedman", "tune", _friedman, 7, 1),
         _sequence_world("motif", "tune", _motif, 14, 6, (3, 5, 8, 20, 32), 8),
-        _sequence_world("majority", "report", _majority, 10, 5, (2, 4, 8, 16, 32), 4),
+        _sequence_world("majority", "tune", _majority, 10, 5, (2, 4, 8, 16, 32), 4),
+        _image_world("gratings", "report", partial(_made, _gratings), 16, 12, 0.02),
+        _table_world("corners", "report", _corners, 9, 4, (2, 3, 4, 32, 64), 4, 0.05, 50, 0.07),
+        _table_world("folds", "report", _folds, 7, 1, lr=0.03),
+        _sequence_world("later", "report", _later, 13, 8, (2, 4, 8, 16, 32), 4, 8),
     )
 }
