@@ -144,7 +144,7 @@ class Case:
         seen, held = self._both("train"), self._both(SPLIT)
         if seen is None or held is None:
             return None
-        parts = [difference_interval(*held), difference_interval(*seen)]
+        parts = [difference_interval(*held, LEVEL, self.groups), difference_interval(*seen)]
         value, se = parts[0].value - parts[1].value, math.hypot(parts[0].se, parts[1].se)
         half = Z * se
         method = "difference of paired differences between train and validation; normal interval"

@@ -16,6 +16,7 @@ from gapkit.causes_teacher import overconfident_teacher
 from gapkit.confidence import LEAST_SEEDS, SURE_SEEDS, above, by_seeds, word
 from gapkit.gap import EARLIER, RATE, VIEW, Cause, ControlRun, Evidence, Finding, Remedy
 from gapkit.measurement import Measurement
+from gapkit.probes.interval import mean_interval
 
 PREDICTION_SEEDS = 3  # of the recipe itself: the spread of one run is not had from two
 
@@ -60,10 +61,11 @@ def beyond_one_run(case: Case, same: ControlRun) -> Measurement:
     variance, df = case.seed_spread
     if n_seeds >= SURE_SEEDS:
         variance, df = float(np.var(same.scores, ddof=1)), n_seeds - 1
-    if df == 0:
+    gains = same.contributions.mean(0) - case.student
+    sample = mean_interval(gains, LEVEL, case.groups).se ** 2
+    if df == 0 or math.isinf(sample):
         return points.with_(low=-math.inf, high=math.inf)
     spread = variance * (1 + 1 / n_seeds)
-    sample = float(np.var(same.contributions.mean(0) - case.student, ddof=1)) / points.n
     squares = spread**2 / df + sample**2 / (points.n - 1)
     df = (spread + sample) ** 2 / squares if squares > 0 else df
     half = float(t.ppf((1 + LEVEL) / 2, df)) * math.sqrt(spread + sample)

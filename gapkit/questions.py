@@ -12,9 +12,7 @@ from gapkit.gap import HALF, LIKE_TEACHER, RATE, ControlRun
 from gapkit.measurement import Measurement
 
 SAME = "same recipe"
-MATTERS = (
-    0.1  # of the gap: less than that is no reason to train on; it limits seeds, never a finding
-)
+MATTERS = 0.1  # of the gap: less is no reason to train on; it limits seeds, never a finding
 UNDER_FIT = ("shorter", "longer", "next size up", "teacher-sized", RATE, LIKE_TEACHER)
 OFF_TRAIN = (HALF,)
 LOSES = ("shorter", HALF)  # what these lose is the point, not what they gain

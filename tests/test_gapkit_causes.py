@@ -166,6 +166,19 @@ def test_pipeline_fault_of_many_seeds_asks_no_other_control():
     assert pipeline_fault(case(same(0.8, n_seeds=3))) is not None
 
 
+def test_samples_that_depend_on_each_other_widen_what_rests_on_them():
+    """All that the student is behind lies in a few groups: fewer of them tell less than as many samples."""
+    groups = np.arange(N) // 40
+    train = {"train": (hits(0.95), hits(0.95))}
+    alone, grouped = case(same(0.8), **train), case(same(0.8), groups=groups, **train)
+    for rule in (pipeline_fault, coverage):
+        wide = rule(grouped)
+        known = rule(alone).points
+        assert wide is None or wide.points.high - wide.points.low > 1.5 * (known.high - known.low)
+    loss, wide_loss = alone.excess_loss, grouped.excess_loss
+    assert wide_loss.high - wide_loss.low > 1.5 * (loss.high - loss.low)
+
+
 def test_harsh_targets_names_the_best_arm_and_tells_of_scratch():
     finding = harsh_targets(case(same(), arm("scratch", 0.74), arm("knowledge: dist1", 0.8)))
     assert points(finding) == pytest.approx(0.1)

@@ -1,6 +1,6 @@
 """Recorded tables as worlds: chosen on some seeds, judged by the mean of the others.
 
-A table in data/ has one JSON object a line: `path`, `recipe` ("scratch" for labels alone), `seed`, the
+A table in benchmarks/tables/ has one JSON object a line: `path`, `recipe` ("scratch" for labels alone), `seed`, the
 score as `score` or `acc` (higher is better), and where they differ from the default `fraction` (1), `sec`
 (the same for every size) and `unit` (score units that make a point, .01). Every size that was the last
 of a chain with an assistant is a student, and has every arm under every seed.
@@ -20,7 +20,7 @@ from arms import World, arms_of
 from gapkit.forecast import SCRATCH, Arm
 from gapkit.planner import Trial
 
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).resolve().parents[1] / "tables"
 HALF = "recorded"
 N_SPLITS = 10
 METRICS = ("score", "acc")
