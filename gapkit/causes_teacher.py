@@ -36,10 +36,10 @@ def overconfident_teacher(case: Case) -> Finding | None:
 
     Limit: the probability that it leaves to all other classes together, on train where it teaches, lies
     below 3/n, which n samples cannot tell from none (rule of three). That alone is even odds: a
-    good teacher on an easy training set looks the same. It is more where the teacher also loses more off
-    train than its student, so that the labels are memorized ones, and the student is no better off
-    distilled than by labels alone. Points are those of hearing the same teacher at a higher
-    temperature, where that control is better.
+    good teacher on an easy training set looks the same. It is more where the teacher is as sure of what it
+    gets wrong off train, by half of the gap or more (`unearned`), so that the labels are memorized ones,
+    and the student is no better off distilled than by labels alone. Points are those of hearing the
+    same teacher at a higher temperature, where that control is better.
     """
     left = left_to_others(case)
     if left is None or not answers_are_labels(case):
@@ -52,17 +52,17 @@ def overconfident_teacher(case: Case) -> Finding | None:
         limit=f"{RULE_OF_THREE / left.n:.2g}, 3/n: below it, {left.n:,} samples cannot tell it from none",
     )
     probability, points = EVEN, unmeasured("points of softer answers", left.n)
-    beside: tuple[Evidence, ...] = ()
+    beside = _unearned_evidence(case)
     arms = [arm for arm in case.knowledge_arms if len(arm.seeds) >= LEAST_SEEDS]
     if same in arms and scratch in arms and same is not None and scratch is not None:
         against = case.difference("scratch minus same recipe", scratch, same)
         if against.high < 0:
             return None  # whatever its answers carry, the student learns from it
-        probability = NO_CONTROL if case.teacher_memorized else EVEN
+        probability = NO_CONTROL if memorized_labels(case) else EVEN
         better = softer(case, same, arms)
         if better is not None:
             points, probability = better
-        beside = (
+        beside += (
             Evidence(
                 text=f"Labels alone against the student's own recipe: {case.say.difference_of(against)}.",
                 measurement=against,
@@ -87,6 +87,43 @@ def answers_are_labels(case: Case) -> bool:
     """Whether what the teacher leaves to other classes cannot be told from none (rule of three)."""
     left = left_to_others(case)
     return left is not None and left.high < RULE_OF_THREE / left.n
+
+
+def unearned(case: Case) -> Measurement | None:
+    """How much surer the teacher is off train than it is right: mean confidence − accuracy; None when unknown.
+
+    The interval joins the bounds of both, which is wider than theirs together would be.
+    """
+    if not case.measurements.has("confidence", of="teacher", split=SPLIT):
+        return None
+    sure = case.measurements.get("confidence", of="teacher", split=SPLIT)
+    right = case.measurements.get(case.score_name, of="teacher", split=SPLIT)
+    return sure.with_(
+        name="confidence minus accuracy",
+        value=sure.value - right.value,
+        low=sure.low - right.high,
+        high=sure.high - right.low,
+        estimator="difference of means; bounds of both intervals joined",
+    )
+
+
+def memorized_labels(case: Case) -> bool:
+    """Whether the teacher's answers are the labels, and off train surer than right by half of the gap or more."""
+    off = unearned(case)
+    return answers_are_labels(case) and off is not None and off.low >= case.gap.value / 2
+
+
+def _unearned_evidence(case: Case) -> tuple[Evidence, ...]:
+    off = unearned(case)
+    if off is None:
+        return ()
+    text = (
+        f"Off train its confidence exceeds its accuracy by {case.say.difference_of(off)}: what it says there "
+        "is no more than memorized labels allow."
+        if memorized_labels(case)
+        else f"Off train its confidence exceeds its accuracy by {case.say.difference_of(off)} only."
+    )
+    return (Evidence(text=text, measurement=off, limit="half of the gap"),)
 
 
 def softer(

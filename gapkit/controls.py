@@ -10,7 +10,7 @@ import numpy as np
 from gapkit.case import Case
 from gapkit.causes import explains_most
 from gapkit.causes_controls import PREDICTION_SEEDS
-from gapkit.causes_teacher import answers_are_labels
+from gapkit.causes_teacher import memorized_labels
 from gapkit.confidence import LEAST_SEEDS
 from gapkit.distiller import TrainingFailed
 from gapkit.family import Family, Size
@@ -21,7 +21,8 @@ from gapkit.questions import LOSES, SAME, asked, gain, is_knowledge, matters, wo
 
 MAX_SEEDS = 8
 LONGER, SHORTER = 2.0, 0.5
-RISING = 1 / 3  # of the gap, lost with half the length: longer training is tried before all else
+RISING = 0.5  # of the gap, lost with half the length: see Controls._suspects
+OF_SIZE = ("next size up", "teacher-sized")
 GENTLE = ("dist1", "kl1", "cosine", "mse")  # tried before other knowledge
 
 _VARIANTS = {
@@ -187,8 +188,15 @@ class Controls:
         return [name for name in bases if self._tried.get(name, 0) < LEAST_SEEDS]
 
     def _suspects(self, case: Case, names: Sequence[str]) -> list[str]:
-        """What would explain most of the gap if its first seeds tell the truth."""
+        """What would explain most of the gap if its first seeds tell the truth.
+
+        A larger size only once nothing at the student's own is left to try: it leads where nothing else
+        does. Longer training where half the length loses half of the gap: returns diminish, so that where
+        it loses less, twice the length cannot explain most.
+        """
         found = [(points.value, name) for name, points in self._open(case, names)]
+        if any(name not in OF_SIZE for name in self._fresh(names)):
+            found = [(value, name) for value, name in found if name not in OF_SIZE]
         most = case.gap.value / 2
         wishes = [
             name
@@ -206,20 +214,25 @@ class Controls:
         if any(part.kind == "feature" for part in case.knowledge):
             kinds = [name for name in names if name.startswith("knowledge: ")]
             raised |= {"scratch", *kinds[:1]}
-        if case.teacher_memorized and answers_are_labels(case):
+        if memorized_labels(case):
             raised |= {"scratch"}
         few = (name for name in names if name in raised and self._tried.get(name, 0) < LEAST_SEEDS)
         return [name for name in self._cheapest(few) if not self._settled(case, name)]
 
     def _untried(self, names: Sequence[str]) -> list[str]:
-        """What was never run, the cheapest first; what can wait comes after all else.
+        """What was never run, the cheapest first, other sizes after all else.
 
-        Half the length and the learning rate come first: all else is trained with them.
+        The learning rate comes first, for all else is trained with it; then half the length, which says
+        what longer training can bring.
         """
+        fresh = self._cheapest(self._fresh(names))
+        last = (*OF_SIZE, "smaller teacher")
+        return sorted(fresh, key=lambda name: (name in last, name != RATE, name != "shorter"))
+
+    def _fresh(self, names: Sequence[str]) -> list[str]:
+        """What was never run and is not to wait."""
         waiting = self._waiting()
-        fresh = [name for name in names if name not in self._tried and name not in waiting]
-        first = [name for name in ("shorter", RATE) if name in fresh]
-        return first + self._cheapest(name for name in fresh if name not in first)
+        return [name for name in names if name not in self._tried and name not in waiting]
 
     def _cheapest(self, names: Iterable[str]) -> list[str]:
         return sorted(names, key=lambda name: self.price(self._arm(name), self.first_seed))
@@ -294,7 +307,19 @@ class Controls:
         except TrainingFailed as error:
             self.notes.append(f"{name}, seed {seed}, failed: {error}.")
             return
+        if name == RATE and training.key in [own.key for own in self._found.get(SAME, [])]:
+            self._keep_rate(cost)
+            return
         self._found.setdefault(name, []).append(training)
+
+    def _keep_rate(self, cost: float) -> None:
+        """No other rate did better in short trainings: these alone were paid for, and the arm is over."""
+        unseen = self.first_seed + self._tried[SAME]
+        self.spent -= min(cost, self.price(self._arm(SAME), unseen))
+        self._tried[RATE] = MAX_SEEDS
+        self.notes.append(
+            "In short trainings no lower learning rate did better than the recipe's own."
+        )
 
     def _longer(self) -> Control:
         """Longer training, of the knowledge that clearly beats the student's own when there is one.

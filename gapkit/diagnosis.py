@@ -9,6 +9,7 @@ from typing import Any
 from gapkit.case import EXCESS, SPLIT, Case
 from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
 from gapkit.causes_scores import hides_most
+from gapkit.causes_teacher import memorized_labels
 from gapkit.confidence import EVEN
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
 from gapkit.knowledge import Knowledge
@@ -24,6 +25,7 @@ def diagnose(
     unit: str = "share",
     teacher_score: float | None = None,
     budget: float = 0.0,
+    spent: float | None = None,
     left_out: Sequence[str] = (),
     notes: Sequence[str] = (),
     groups: Any = None,
@@ -44,6 +46,7 @@ def diagnose(
         score_name, unit: of the task.
         teacher_score: what the user believes the teacher scores.
         budget: the controls' budget in student trainings, for the record.
+        spent: student trainings that the controls took, failed ones too; default what those given cost.
         left_out: names of controls that the budget did not reach.
         notes: what else the controls have to say.
         groups: (n,) names of validation samples that depend on each other; intervals are then over groups.
@@ -77,7 +80,7 @@ def diagnose(
         waterfall=build_waterfall(case),
         controls=tuple(controls),
         budget=budget,
-        spent=sum(run.cost for run in controls),
+        spent=sum(run.cost for run in controls) if spent is None else spent,
         notes=tuple(notes),
     )
 
@@ -106,7 +109,7 @@ HIDDEN = ("harness_fault", "false_success", "scheme_mismatch")  # what an averag
 _ORDER: dict[Cause, int] = {"harness_fault": 0, "capacity": 2, "false_success": 3, "no_gap": 4}
 """Before what needs no other size (1), or after it; a bad slice says more than an average without a gap."""
 
-_MOST_OF_IT, _SEEN, _UNMEASURED, _AHEAD = 0.5, 1.5, 4.5, 5
+_MOST_OF_IT, _SEEN, _ACCOUNTED, _UNMEASURED, _AHEAD = 0.5, 1.5, 1.6, 4.5, 5
 """Evidence whose points no control measured comes after what excludes zero; a student that is ahead of its
 teacher has, first of all, no gap."""
 
@@ -121,14 +124,20 @@ def _rank(case: Case, finding: Finding, causes: Set[Cause]) -> tuple[float, floa
     if finding.cause == "scheme_mismatch" and points.low > 0:
         of_a_control = points.name != "student minus teacher"
         order = _ORDER["false_success"] if points.group else 1 if of_a_control else _AHEAD
-    elif finding.cause == "overconfident_teacher" and not points.low > 0 and case.teacher_memorized:
+    elif finding.cause == "overconfident_teacher" and not points.low > 0:
         order = _SEEN if finding.probability > EVEN else _UNMEASURED
     elif order == 1 and not points.low > 0:
         order = _UNMEASURED
-    elif points.name == EXCESS and causes & {"teacher_gap", "input_gap"}:
-        order = _SEEN  # another teacher or view accounts for some of it
+    elif points.name == EXCESS and _accounted(case, causes):
+        order = _ACCOUNTED
     value = points.value if not math.isnan(points.value) else -math.inf
     return order, -value, -finding.probability
+
+
+def _accounted(case: Case, causes: Set[Cause]) -> bool:
+    """Whether another teacher or view, or labels that the teacher memorized, account for some of a loss off train."""
+    memorized = "overconfident_teacher" in causes and memorized_labels(case)
+    return memorized or bool(causes & {"teacher_gap", "input_gap"})
 
 
 def undetermined(case: Case) -> Finding:

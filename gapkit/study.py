@@ -330,6 +330,7 @@ class Study:
             measurements,
             runs,
             budget=budget if controls else 0,
+            spent=None if runner is None else runner.spent,
             left_out=() if runner is None else runner.left_out,
             notes=[*self._notes(), *(() if runner is None else runner.notes)],
             **self._circumstances(),

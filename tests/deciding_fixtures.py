@@ -172,7 +172,8 @@ class World:
         if control.name in self.failing:
             raise TrainingFailed("the loss is nan")
         values = self.contributions(control, seed)
-        return make_training(control.path, control.recipe, seed, control.fraction, values)
+        found = make_training(control.path, control.recipe, seed, control.fraction, values)
+        return found.with_(key=f"{found.key}-{control.altered}")
 
     def price(self, control: Control, seed: int) -> float:
         """What it would cost now; the missing prefix with it."""

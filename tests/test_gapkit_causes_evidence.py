@@ -157,9 +157,6 @@ def test_the_temperature_is_the_one_the_student_hears_the_teacher_at():
     assert overconfident_teacher(case(sure(0.001), knowledge=knowledge_named("scratch"))) is None
 
 
-MEMORIZED = hits(1.0), hits(0.7)  # on train: the teacher loses a tenth off it, the student nothing
-
-
 def test_overconfident_gives_way_to_a_student_that_learns_from_it():
     taught = (same(0.8), arm("scratch", 0.7))
     assert overconfident_teacher(case(sure(0.001), knowledge=KL4, controls=taught)) is None
@@ -170,14 +167,23 @@ def test_overconfident_gives_way_to_a_student_that_learns_from_it():
     assert finding.evidence[1].measurement.name == "scratch minus same recipe"
 
 
-def test_overconfident_is_more_than_even_where_the_teacher_memorized_and_labels_do_as_well():
-    level = (same(0.7), arm("scratch", 0.7))
-    about = {"knowledge": KL4, "train": MEMORIZED}
-    assert overconfident_teacher(case(sure(0.001), controls=level, **about)).probability == (
-        NO_CONTROL
-    )
-    few = (same(0.7), arm("scratch", 0.7, n_seeds=1))
-    assert overconfident_teacher(case(sure(0.001), controls=few, **about)).probability == EVEN
+@pytest.mark.parametrize("surplus, probability", [(0.06, NO_CONTROL), (0.04, EVEN)])
+def test_overconfident_is_more_than_even_where_it_is_surer_than_right_by_half_of_the_gap(
+    surplus, probability
+):
+    """A gap of a tenth: the limit is .05, and the accuracy's upper bound is what confidence is held against."""
+    level = (same(0.6), arm("scratch", 0.6))
+    weak = case(teacher=0.7, student=0.6)
+    right = weak.measurements.get("accuracy", of="teacher", split="validation").high
+    confidence = value("confidence", "teacher", right + surplus + 0.01, half=0.01)
+    about = {"knowledge": KL4, "teacher": 0.7, "student": 0.6}
+    found = overconfident_teacher(case(sure(0.001), confidence, controls=level, **about))
+    assert found.probability == probability
+    assert found.evidence[1].measurement.low == pytest.approx(surplus)
+    few = (same(0.6), arm("scratch", 0.6, n_seeds=1))
+    found = overconfident_teacher(case(sure(0.001), confidence, controls=few, **about))
+    assert found.probability == EVEN
+    assert overconfident_teacher(case(sure(0.01), confidence, controls=level, **about)) is None
 
 
 def test_overconfident_takes_the_points_of_a_higher_temperature_alone():

@@ -258,7 +258,7 @@ def test_without_a_gap_labels_alone_are_tried_where_the_teacher_is_weak_on_a_dec
 # the order
 
 
-def test_the_own_recipe_comes_first_then_what_is_cheapest():
+def test_the_own_recipe_comes_first_then_what_is_cheapest_and_other_sizes_last():
     world = World(planted(), sd=None)
     run(world, 200)
     assert world.trained[:2] == [("same recipe", 0), ("same recipe", 1)]
@@ -267,8 +267,14 @@ def test_the_own_recipe_comes_first_then_what_is_cheapest():
     waiting = ["knowledge: dist1", "knowledge: std2", "teacher-sized"]
     assert first[0] == EARLIER  # the study itself raises it
     early = [name for name in first[1:] if name not in waiting]
-    assert early[0] == "shorter"
-    assert [costs[name] for name in early] == sorted(costs[name] for name in early)
+    assert early[:2] == [
+        RATE,
+        "shorter",
+    ]  # all else is trained with that rate; what length can bring
+    sizes = ["next size up", "smaller teacher"]
+    assert early[-2:] == sizes  # what is left when nothing at the student's own size is
+    for rest in (early[2:-2], sizes):
+        assert [costs[name] for name in rest] == sorted(costs[name] for name in rest)
     assert len(early) == 7  # all but longer, which half the length did not ask for
     assert set(first[8:]) == set(waiting)
 
@@ -280,8 +286,8 @@ def test_knowledge_comes_first_where_layers_were_taught():
         return order(world)[1:5]
 
     taught = first(hints({("s", "t"): "hint"}))
-    assert taught == ["scratch", "knowledge: kl1", EARLIER, "shorter"]
-    assert first(knowledge_named("kl4"))[:2] == [EARLIER, "shorter"]
+    assert taught == ["scratch", "knowledge: kl1", EARLIER, RATE]
+    assert first(knowledge_named("kl4"))[:3] == [EARLIER, RATE, "shorter"]
 
 
 def test_the_teachers_view_comes_first_and_is_never_skipped():
@@ -325,15 +331,15 @@ def test_longer_training_waits_for_half_the_length_to_lose_enough():
     assert "longer" not in controls.left_out
 
 
-def test_longer_training_comes_at_once_when_half_the_length_loses_a_third_of_the_gap():
-    """More than a third of the gap of 0.4, or not quite."""
-    world = World(planted({"shorter": OWN - 0.14}), sd=None)
+def test_longer_training_comes_at_once_when_half_the_length_loses_half_of_the_gap():
+    """More than half of the gap of 0.4, or not quite."""
+    world = World(planted({"shorter": OWN - 0.21}), sd=None)
     run(world, 200)
-    assert order(world)[:4] == ["same recipe", EARLIER, "shorter", "longer"]
-    short = World(planted({"shorter": OWN - 0.13}), sd=None)
+    assert order(world)[:5] == ["same recipe", EARLIER, RATE, "shorter", "longer"]
+    short = World(planted({"shorter": OWN - 0.19}), sd=None)
     run(short, 200)
-    assert order(short)[:3] == ["same recipe", EARLIER, "shorter"]
-    assert order(short)[3] != "longer"
+    assert order(short)[:4] == ["same recipe", EARLIER, RATE, "shorter"]
+    assert order(short)[4] != "longer"
 
 
 @pytest.mark.parametrize("seeds, aimed", [((0.71, 0.68), "kl1"), ((0.71, 0.55), "kl4")])
@@ -351,10 +357,41 @@ def test_longer_training_is_aimed_at_knowledge_that_clearly_beats_the_own(seeds,
     assert arms == ARMS  # the caller's list is not written into
 
 
+def test_a_larger_size_is_not_followed_up_before_all_else_at_this_size_was_tried():
+    world = World(planted({"next size up": 0.88, "half the samples": 0.5}), sd=None)
+    run(world, 200)
+    names = [name for name, _ in world.trained]
+    last = max(names.index(name) for name in ("scratch", "knowledge: kl1", HALF))
+    ups = [place for place, name in enumerate(names) if name == "next size up"]
+    assert len(ups) >= 2
+    assert min(ups) > last
+
+
+def test_short_trainings_that_like_the_own_rate_best_are_all_that_is_paid_for():
+    """Three tenths are left of what was quoted; the rest goes to others, and the arm is not shown."""
+    world = World(planted(), sd=None)
+
+    def price(control, seed):
+        return world.price(control, seed) + 0.3 * (control.altered == RATE)
+
+    def train(control, seed):
+        if control.altered == RATE:
+            control = ARMS[0]  # the study's own, trained already
+        return world.train(control, seed)
+
+    controls = Controls(list(ARMS), train, price, 5.3, world.case())
+    runs = {found.name: found for found in controls.run()}
+    assert RATE not in runs
+    assert controls.spent == pytest.approx(sum(found.cost for found in runs.values()) + 0.3)
+    assert len(runs) == 4  # the own recipe, an earlier teacher, half the length, and one more
+    assert controls.notes[0].startswith("In short trainings no lower learning rate")
+    assert RATE not in controls.left_out
+
+
 def test_what_the_budget_did_not_reach_is_named():
     world = World(planted(), sd=None)
     controls, runs = run(world, 4.5)
-    assert set(runs) == {"same recipe", EARLIER, "shorter", RATE}
+    assert set(runs) == {"same recipe", EARLIER, RATE, "shorter"}
     assert set(controls.left_out) == set(NAMES) - set(runs) - {"longer"}
     assert controls.notes == [
         f"Not run within 4.5 student trainings: {', '.join(controls.left_out)}."

@@ -147,25 +147,42 @@ def test_undetermined_with_controls_names_the_fewest_seeds_and_what_was_left_out
 
 
 def test_undetermined_leads_where_the_best_finding_is_no_more_than_even_odds():
-    """An overconfident teacher: an easy training set looks the same, unless it memorized what is wrong."""
-    level = run("same recipe", 0.7), run("scratch", 0.7)
-    for even in (told_by_confidence(), told_by_confidence(*level)):
+    """An overconfident teacher: an easy training set looks the same, unless off train it is as sure of errors."""
+    level = run("same recipe", 0.6), run("scratch", 0.6)
+    for even in (told_by_confidence(), told_by_confidence(*level), told_by_confidence(surety=0.75)):
         assert causes(even) == ["undetermined", "overconfident_teacher"]
         assert even.findings[1].probability == EVEN
-    more = told_by_confidence(*level, train=(hits(1.0), hits(0.7)))
+    more = told_by_confidence(*level, surety=0.95)
     assert causes(more) == ["overconfident_teacher"]
     assert more.findings[0].probability > EVEN
     assert math.isnan(more.findings[0].points.value)
 
 
-def told_by_confidence(*controls: ControlRun, train=None) -> Gap:
-    """A teacher that leaves a thousandth of its probability to other classes, on a thousand samples."""
+def test_labels_that_the_teacher_memorized_come_before_the_loss_off_the_training_set():
+    level = run("same recipe", 0.6), run("scratch", 0.6)
+    train = hits(1.0), hits(1.0)
+    assert causes(told_by_confidence(*level, surety=0.95, train=train)) == [
+        "overconfident_teacher",
+        "coverage",
+    ]
+    assert causes(told_by_confidence(*level, surety=0.75, train=train))[0] == "coverage"
+
+
+def told_by_confidence(*controls: ControlRun, surety: float | None = None, train=None) -> Gap:
+    """A teacher that leaves a thousandth of its probability to other classes, on a thousand samples.
+
+    It is right on seven tenths of validation, and as sure there as `surety` says.
+    """
     y = np.array([0.999])
     sure = Curve(
         name="confidence_profile", of="teacher", split="train", x_name="temperature", y_name="confidence",
         x=np.array([4.0]), y=y, low=y - 1e-4, high=y + 1e-4, n=np.array([1000]),
     )  # fmt: skip
-    found = measurements(hits(0.9), hits(0.7), train=train).with_(curves=(sure,))
+    found = measurements(hits(0.7), hits(0.6), train=train).with_(curves=(sure,))
+    if surety is not None:
+        interval = Interval(surety, surety - 0.01, surety + 0.01, 0.005, 400)
+        confidence = measured("confidence", "teacher", "validation", interval, unit="share")
+        found = found.with_(values=(*found.values, confidence))
     return diagnose(found, controls, knowledge=knowledge_named("kl4"))
 
 

@@ -101,7 +101,18 @@ def test_half_the_samples_with_as_many_steps(tmp_path):
     assert len(found.contributions) == 30  # all of validation is scored
 
 
-def test_another_rate_is_the_better_of_two_by_short_trainings(tmp_path):
+@pytest.mark.parametrize("rate", RATES)
+def test_where_short_trainings_like_the_own_rate_best_nothing_is_altered(
+    tmp_path, monkeypatch, rate
+):
+    own = make_trainings(tmp_path)
+    monkeypatch.setattr("gapkit.variants._short_score", lambda _, tried: float(tried == rate))
+    found = varied(own, RATE)
+    assert (found is own) == (rate == 1.0)
+    assert found.recipe.lr == pytest.approx(rate * own.recipe.lr)
+
+
+def test_another_rate_is_the_best_of_three_by_short_trainings(tmp_path):
     own = make_trainings(tmp_path / "own")
     assert price_of_rates(own) == pytest.approx(len(RATES) * own.epochs(SHORT) / own.recipe.epochs)
     found = {rate: _short_score(own, rate) for rate in RATES}
@@ -157,7 +168,8 @@ def test_a_network_like_the_teacher(tmp_path):
 
 
 @pytest.mark.parametrize("name", [HALF, RATE, VIEW, EARLIER])
-def test_nothing_is_confused_in_the_run_folder(tmp_path, name):
+def test_nothing_is_confused_in_the_run_folder(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("gapkit.variants.RATES", (0.1,))
     own = make_trainings(tmp_path, point_data(student_input=half_blind))
     own.lend("checkpoint:0", known(1.0))
     altered = varied(own, name)
