@@ -39,7 +39,7 @@ _HOMES = {
     "Outcome": "outcome",
     "check_loss": "losscheck",
     "diagnose": "diagnosis",
-    "plan": "proposal",
+    "plan": "search",
     "distill": "execution",
 }
 _RENAMED = {"measure": ("gapkit.probes.survey", "measure"), "report": ("gapkit.reports", "write")}

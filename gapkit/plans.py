@@ -235,7 +235,10 @@ class Alternative(Record):
 class Plan(Record):
     """Stages in order, the last one training the student; with forecast, price and reasons.
 
-    `predicted` is the expected validation score (of the true mean), `predicted_run` of a single run.
+    `predicted` is what the objective is expected to be on validation (the true mean), `predicted_run` of
+    a single run; the objective is "score", "worst_slice" or "relation". `wider` is the next size up under
+    the best way that was tried with it, in place of all this, with its price; None when none was, or
+    when it is beyond the limits.
     """
 
     study: str
@@ -249,6 +252,8 @@ class Plan(Record):
     answers: tuple[str, ...] = ()
     assistant_pays: bool = False
     claim: str = ""
+    objective: str = "score"
+    wider: Alternative | None = None
 
     @model_validator(mode="after")
     def _sources_exist(self) -> Plan:

@@ -131,7 +131,8 @@ def _measuring(study: Study) -> Line:
 
 
 def _distilling(study: Study, prices: Prices) -> Line:
-    from gapkit.proposal import FRACTIONS, N_SEEDS, carry_out_cost
+    from gapkit.proposal import carry_out_cost
+    from gapkit.search import FRACTIONS, N_SEEDS
 
     plan = study.run.load("plan", Plan) if study.run.path("plan.json").exists() else None
     if plan is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -23,34 +24,39 @@ from gapkit.controls import Control, Controls, standard_controls
 from gapkit.crew import Crew
 from gapkit.data import Data
 from gapkit.diagnosis import diagnose
-from gapkit.distiller import Tick, TrainingFailed
+from gapkit.distiller import Tick
 from gapkit.errors import InputError
 from gapkit.execution import Execution
 from gapkit.family import Family, Size, count_parameters
 from gapkit.gap import ALIKE, LIKE_TEACHER, RATE, ControlRun, Gap
 from gapkit.gates import check_gates
+from gapkit.goal import Goal, Pupil
 from gapkit.grounds import Gate, Grounds
+from gapkit.history import History, TrialRow, control_rows
 from gapkit.knowledge import MENUS, Knowledge
+from gapkit.limits import Limits
 from gapkit.measurement import Measurements
+from gapkit.menu import ways_for
 from gapkit.objective import refusal
 from gapkit.outcome import Outcome, StageResult, Training
-from gapkit.planner import Trial
 from gapkit.plans import Plan
 from gapkit.preflight import preflight
 from gapkit.prices import Prices, measure_prices
 from gapkit.probes.recorder import check_reduce
-from gapkit.proposal import FRACTIONS, History, TrialRow, plan
 from gapkit.recipe import Recipe
 from gapkit.record import Record
 from gapkit.remedies import Workshop, with_stages
 from gapkit.runs import Run, write
+from gapkit.search import FRACTIONS, plan
 from gapkit.task import Task
 from gapkit.trainings import Trainings
 from gapkit.variants import best_checkpoint, offered, price_of_rates, varied
+from gapkit.ways import Way
 from gapkit.weights import hash_state, hash_weights, on_device, read_state
 from gapkit.wording import Wording
 
 REFUSAL_SAMPLES = 8
+_SAID = {"worst_slice": "score of the worst slice", "relation": "correlation of distances"}
 
 Heard = Callable[[str, float, float, str], None]
 
@@ -478,21 +484,68 @@ class Study:
             self.run.save("prices", found)
         return found
 
-    def plan(self, budget: float = 10, fractions: Sequence[float] = FRACTIONS) -> Plan:
-        """Propose stages: search for up to `budget` student trainings, then choose."""
+    def plan(
+        self,
+        budget: float = 10,
+        fractions: Sequence[float] = FRACTIONS,
+        *,
+        objective: str = "score",
+        limits: Limits | None = None,
+        jobs: int = 1,
+    ) -> Plan:
+        """Propose stages: search for up to `budget` student trainings, then choose.
+
+        A search that was interrupted goes on where it was: finished trials are in the run folder, and all of
+        them, with what was expected of each, in its trials.csv.
+
+        Args:
+            budget: in student trainings.
+            fractions: lengths that compete, in full trainings.
+            objective: what to raise on validation: "score", "worst_slice" (gapkit.goal) or "relation".
+            limits: what a student may weigh and take; a next size up beyond them is not proposed.
+            jobs: trials that run at once (gapkit.side_by_side).
+
+        Raises:
+            InputError: when the student itself is beyond the limits.
+        """
         _check_budget(budget)
         self._check_trains()
         self.measure()
         gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
+        above = self._within(limits or Limits())
         request = {"budget": budget, "fractions": list(fractions), "gap": _digest(gap)}
+        if objective != "score":
+            request["objective"] = objective
+        if limits is not None:
+            request["limits"] = limits.model_dump(mode="json")
         found = self.run.load("plan", Plan, request)
         if found is not None:
             return found
-        proposal, history = self._search(gap, budget, fractions)
+        proposal, history = self._search(
+            gap, budget, fractions, objective=objective, above=above, jobs=jobs
+        )
         self.run.save("plan", proposal, request)
+        self._keep_history(history)
+        return proposal
+
+    def _keep_history(self, history: History) -> None:
         self.run.save("trials", history)
         write(self.run.path("trials.csv"), history.csv().encode())
-        return proposal
+
+    def _within(self, limits: Limits) -> Size | None:
+        """The next size up when that is within limits; refuses a student beyond them."""
+        batch = next(iter(self.data.batches("validation", 1)))
+        view = self.data.student_view(batch.raw)
+        beyond = limits.excess(self.student_for_pricing, view)
+        if beyond:
+            raise InputError(
+                f"Expected a student within the limits but size {self.family.student} has {beyond}"
+            )
+        above = self.family.next_size_up
+        if above is None:
+            return None
+        larger = on_device(self.family.fresh(above, self.seed), self.device)
+        return None if limits.excess(larger, view) else above
 
     def _search(
         self,
@@ -500,30 +553,61 @@ class Study:
         budget: float,
         fractions: Sequence[float],
         known: Sequence[TrialRow] = (),
+        *,
+        objective: str = "score",
+        above: Size | None = None,
+        jobs: int = 1,
     ) -> tuple[Plan, History]:
-        def train(trial: Trial) -> float:
-            try:
-                training = self.trainings.arm(trial.path, trial.recipe, trial.seed, trial.fraction)
-            except TrainingFailed:
-                return math.nan  # the planner counts it as worse than all others
-            return training.score
-
-        return plan(
-            train,
+        goal = Goal(objective, self.trainings)
+        ways = self._ways(gap, budget, {row.recipe for row in known})
+        self.trainings.ways |= ways
+        controls = self._reached(control_rows(gap.controls), goal)
+        proposal, history = plan(
+            Pupil(self.trainings, objective),
             study=self.name,
             sizes=self._path_sizes,
             prices=self.prices,
-            knowledge=self.knowledge,
+            knowledge=ways,
             budget=budget,
-            teacher_score=gap.teacher.value,
+            teacher_score=gap.teacher.value if objective == "score" else goal.of_teacher,
             epochs=self.recipe.epochs,
             fractions=fractions,
             gap=gap,
-            known=known,
+            known=[*controls, *known],
             seed=self.seed,
-            say=Wording(unit=self.task.unit, score_name=self.task.score_name),
+            jobs=jobs,
+            above=above,
+            say=Wording(unit=self.task.unit, score_name=_SAID.get(objective, self.task.score_name)),
             heard=lambda spent, total, what: self._train_heard("plan", spent, total, what),
+            told=self._keep_history,
         )
+        if objective != "score":  # what stages are measured by is the score
+            silent = tuple(stage.with_(predicted=None) for stage in proposal.stages)
+            proposal = proposal.with_(objective=objective, stages=silent)
+        return proposal, history
+
+    def _ways(self, gap: Gap, budget: float, tried: Set[str]) -> dict[str, Way]:
+        """The ways that a plan is chosen from, those of earlier trials among them."""
+        trainings = self.trainings
+        return ways_for(
+            self.knowledge,
+            replace(self._grounds(), gap=gap),
+            budget=budget,
+            tried={self.recipe_name, *tried},
+            earlier=best_checkpoint(trainings) if trainings.n_checkpoints else "",
+            n_earlier=trainings.n_checkpoints,
+        )
+
+    def _reached(self, rows: Sequence[TrialRow], goal: Goal) -> list[TrialRow]:
+        """Controls by what they reached of a goal; those whose training is not there any more are left out."""
+        if goal.name == "score":
+            return list(rows)
+        found = []
+        for row in rows:
+            training = self.trainings.done(row.path, row.recipe, row.seed, row.fraction)
+            if training is not None:
+                found.append(row.with_(score=goal.of(training)))
+        return found
 
     @property
     def _path_sizes(self) -> tuple[Size, ...]:
@@ -572,7 +656,7 @@ class Study:
                 score=training.score,
             )
             for training in missed.trainings
-            if training.recipe in self.knowledge
+            if training.recipe in self.trainings.ways
         ]
         searched = [row for row in history.rows if row.origin == "search"]
         proposal, _ = self._search(gap, 0.0, FRACTIONS, [*searched, *fresh])

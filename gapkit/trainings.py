@@ -27,12 +27,13 @@ from gapkit.inherit import inherit
 from gapkit.job import Curve, Job
 from gapkit.knowledge import Knowledge
 from gapkit.outcome import Training
-from gapkit.plans import Phase, Stage
+from gapkit.plans import Stage
 from gapkit.prices import training_flops
 from gapkit.recipe import Recipe
 from gapkit.runs import Run
 from gapkit.task import Task
 from gapkit.teacher_cache import TeacherCache
+from gapkit.ways import plain
 from gapkit.weights import hash_weights
 
 TRAIN_SAMPLES = 2000
@@ -49,6 +50,7 @@ class Trainings:
         run: the folder.
         device: where trainings run.
         knowledge: name -> knowledge of the arms; recipe_name: the one that the failing student had.
+            `ways` holds how each name teaches; a plan may offer more (gapkit.ways).
         tick: hears the share of the current training that is done, and how it goes.
         crew: the processes that train together.
         altered: what differs from the study's own training; "" for nothing (see gapkit.variants).
@@ -73,6 +75,7 @@ class Trainings:
         self.run, self.device, self.tick, self.crew = run, device, tick, crew or Crew()
         self.knowledge, self.recipe_name = knowledge, recipe_name
         self.altered = altered
+        self.ways = {name: plain(parts) for name, parts in knowledge.items()}
         self.variant: Callable[[str], Trainings] | None = None
         self.student: nn.Module | None = None
         self.trained_here: dict[str, str] = {}
@@ -80,6 +83,11 @@ class Trainings:
         self._outputs: dict[tuple[str, str], Tensor] = {}
         self._kept: dict[Path, TeacherCache | None] = {}
         self._whole: dict[str, TeacherCache] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: what was kept in memory is made again there, and nobody listens."""
+        kept = dict.fromkeys(("tick", "variant"))
+        return self.__dict__ | kept | {"_outputs": {}, "_kept": {}, "_whole": {}}
 
     def lend(self, key: str, model: nn.Module, sees: Any = "teacher", training: str = "") -> None:
         """Make a model known as a source: "teacher", "checkpoint:0"; `training` when it was trained here."""
@@ -159,14 +167,12 @@ class Trainings:
 
     def arm(self, path: Sequence[Size], recipe: str, seed: int, fraction: float = 1.0) -> Training:
         """Train the last size of a path; its prefix is trained first, alike, unless it is there."""
+
+        def trained(above: Sequence[Size]) -> str:
+            return self.arm(above, recipe, seed, fraction).key
+
         stage = self._arm_stage(path, recipe, fraction)
-        sources: tuple[str, ...] = ()
-        if stage.sources:
-            above = tuple(path[:-1])
-            taught_by_teacher = len(above) == 1
-            sources = (
-                "teacher" if taught_by_teacher else self.arm(above, recipe, seed, fraction).key,
-            )
+        sources = self._arm_sources(path, recipe, trained)
         return self.stage(stage, seed, sources, recipe, fraction)
 
     def done(
@@ -178,28 +184,33 @@ class Trainings:
     def _arm_key(self, path: Sequence[Size], recipe: str, seed: int, fraction: float) -> str:
         """The key of an arm, trained or not."""
         stage = self._arm_stage(path, recipe, fraction)
-        sources: tuple[str, ...] = ()
-        if stage.sources:
-            above = tuple(path[:-1])
-            one_hop = len(above) == 1
-            sources = ("teacher" if one_hop else self._arm_key(above, recipe, seed, fraction),)
+        sources = self._arm_sources(
+            path, recipe, lambda above: self._arm_key(above, recipe, seed, fraction)
+        )
         return self._key(stage, self.recipe.changed(stage.recipe), seed, sources)
 
     def _arm_stage(self, path: Sequence[Size], recipe: str, fraction: float) -> Stage:
-        if recipe not in self.knowledge:
-            raise unknown("knowledge", recipe, self.knowledge)
+        """The last hop of a path, its sources by the names that `_arm_sources` has the keys of."""
+        if recipe not in self.ways:
+            raise unknown("knowledge", recipe, self.ways)
         if (recipe == "scratch") != (len(path) == 1):
             raise InputError(
                 "Expected a path of one size for 'scratch', from the teacher down for all else, but "
                 f"got {tuple(path)} by {recipe!r}"
             )
-        return Stage(
-            name=f"size {path[-1]}",
-            size=path[-1],
-            sources=() if recipe == "scratch" else ("teacher",),
-            recipe={} if fraction == 1.0 else {"epochs": self.epochs(fraction)},
-            phases=(Phase(knowledge=self.knowledge[recipe]),),
-        )
+        names = self._arm_sources(path, recipe, lambda above: f"size {above[-1]}")
+        changes = {} if fraction == 1.0 else {"epochs": self.epochs(fraction)}
+        return self.ways[recipe].stage(f"size {path[-1]}", path[-1], names, recipe=changes)
+
+    def _arm_sources(
+        self, path: Sequence[Size], recipe: str, name: Callable[[Sequence[Size]], str]
+    ) -> tuple[str, ...]:
+        """Who teaches the last model of a path: the way's own sources, or the models before it by `name`."""
+        way = self.ways[recipe]
+        if len(path) <= 2:
+            return way.sources
+        above = [tuple(path[:n]) for n in range(2, len(path))]
+        return way.taught_by([name(part) for part in above])
 
     def epochs(self, fraction: float) -> int:
         """Epochs of a fraction of the recipe."""
@@ -222,7 +233,7 @@ class Trainings:
         job, said = self._job(stage, effective, seed, sources, key)
         self._lead(stage, seed, sources, key)
         curve = Loop(job, self.task, self.data, self.device, self.crew).run(self.tick)
-        above = self.source(sources[0]).path if sources else ()
+        above = max((self.source(name).path for name in sources), key=len, default=())
         path = (*above, self.family.known(stage.size))
         fraction = fraction or effective.epochs / self.recipe.epochs
         recipe = recipe or self._recipe_name(stage, path, seed, fraction, key)
@@ -273,7 +284,7 @@ class Trainings:
         self, stage: Stage, path: tuple[Size, ...], seed: int, fraction: float, key: str
     ) -> str:
         """The knowledge's name when the stage is an arm, so that the planner knows it again; its words else."""
-        for name in self.knowledge:
+        for name in self.ways:
             fits = (name == "scratch") == (len(path) == 1)
             if fits and self._arm_key(path, name, seed, fraction) == key:
                 return name
