@@ -14,6 +14,7 @@ from gapkit.confidence import EVEN
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
 from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurements
+from gapkit.questions import own_recovers
 from gapkit.waterfall import build_waterfall
 
 
@@ -115,11 +116,11 @@ teacher has, first of all, no gap."""
 
 
 def _rank(case: Case, finding: Finding, causes: Set[Cause]) -> tuple[float, float, float]:
-    """A harness fault, a slice that holds most of the gap, what needs no other size by points, capacity,
-    other slices, then what is not measured."""
+    """A harness fault, a slice that holds most of the gap (unless the own recipe does as badly), what needs no
+    other size by points, capacity, other slices, then what is not measured."""
     points = finding.points
     order: float = _ORDER.get(finding.cause, 1)
-    if finding.cause == "false_success" and case.gap.low > 0 and hides_most(case, finding):
+    if finding.cause == "false_success" and _is_most(case, finding):
         order = _MOST_OF_IT
     if finding.cause == "scheme_mismatch" and points.low > 0:
         of_a_control = points.name != "student minus teacher"
@@ -132,6 +133,12 @@ def _rank(case: Case, finding: Finding, causes: Set[Cause]) -> tuple[float, floa
         order = _ACCOUNTED
     value = points.value if not math.isnan(points.value) else -math.inf
     return order, -value, -finding.probability
+
+
+def _is_most(case: Case, slice_found: Finding) -> bool:
+    """Whether a slice holds most of the gap and the student's own recipe, where it was tried, does not do as badly."""
+    whole = case.gap.low > 0 and hides_most(case, slice_found)
+    return whole and own_recovers(case) is not False
 
 
 def _accounted(case: Case, causes: Set[Cause]) -> bool:

@@ -8,6 +8,7 @@ from gapkit.case import SPLIT, Case
 from gapkit.causes_controls import beyond_one_run
 from gapkit.causes_harness import harness_fault
 from gapkit.causes_scores import false_success, hides_most, no_gap
+from gapkit.confidence import LEAST_SEEDS
 from gapkit.gap import HALF, LIKE_TEACHER, RATE, ControlRun
 from gapkit.measurement import Measurement
 
@@ -21,17 +22,23 @@ LOSES = ("shorter", HALF)  # what these lose is the point, not what they gain
 def asked(case: Case, names: Sequence[str]) -> list[str]:
     """Of those controls the ones that can still name a cause.
 
-    None where teacher and data do not fit or a slice explains most of the gap; labels alone where
-    there is no gap and the teacher is weak on a slice. What the student did not learn of train asks for
-    length, rate, size and architecture; what it loses off train for more samples.
+    None where teacher and data do not fit; labels alone where there is no gap and the teacher is weak
+    on a slice. Where a slice holds most of the gap, the student's own recipe alone as long as it closes
+    half of it: then the study's data and recipe serve the slice, and the user's training did not.
+    What the student did not learn of train asks for length, rate, size and architecture; what it loses
+    off train for more samples.
     """
     if harness_fault(case) is not None:
         return []
     if no_gap(case) is not None:
         return [name for name in names if name == "scratch" and _weak_slice(case)]
     slice_found = false_success(case)
-    if slice_found is not None and hides_most(case, slice_found):
-        return []
+    if (
+        slice_found is not None
+        and hides_most(case, slice_found)
+        and own_recovers(case) is not False
+    ):
+        return [name for name in names if name == SAME]
     least, found = matters(case), list(names)
     if (fit := case.fit_gap) is not None and fit.value < least:
         found = [name for name in found if name not in UNDER_FIT]
@@ -40,6 +47,14 @@ def asked(case: Case, names: Sequence[str]) -> list[str]:
     if not (worth_longer(case, MATTERS) or stuck_at_size(case)):
         found = [name for name in found if name != "longer"]
     return found
+
+
+def own_recovers(case: Case) -> bool | None:
+    """Whether the student's own recipe, trained here, closes half of the gap or more; None before two seeds tell."""
+    same = case.controls.get(SAME)
+    if same is None or len(same.seeds) < LEAST_SEEDS:
+        return None
+    return bool(same.mean - float(case.student.mean()) >= case.gap.value / 2)
 
 
 def _weak_slice(case: Case) -> bool:

@@ -83,9 +83,15 @@ def test_labels_alone_are_asked_where_the_teacher_is_weak_on_a_declared_slice():
     assert told("camera=2", low - 1e-9, student=0.7) == ALL  # there is a gap to ask about
 
 
-def test_nothing_is_asked_where_a_slice_holds_most_of_the_gap():
+def test_the_own_recipe_is_asked_where_a_slice_holds_most_of_the_gap_then_all_where_it_does_as_badly():
     """The gap is 0.05 of 400 samples, 20 in all; half of it is 25 samples that are 0.4 behind."""
-    assert asked(case(student=0.85, worst=behind(0.2, 26)), ALL) == []
+    hidden = {"student": 0.85, "worst": behind(0.2, 26)}
+    assert asked(case(**hidden), ALL) == [SAME]
+    assert asked(case(arm(SAME, 0.875), **hidden), ALL) == [SAME]
+    assert asked(case(arm(SAME, 0.8725), **hidden), ALL) == ALL
+    assert asked(case(control(SAME, seeds_of(0.85, 1)), **hidden), ALL) == [
+        SAME
+    ]  # one seed tells nothing
     assert asked(case(student=0.85, worst=behind(0.2, 24)), ALL) == ALL
     assert asked(case(student=0.85, worst=behind(0.01, 26)), ALL) == ALL  # no slice is found at all
 
