@@ -113,7 +113,7 @@ def test_a_slice_comes_after_what_explains_the_average_unless_it_holds_most_that
     as_badly = diagnosed(run("same recipe", 0.874), rises, size, student=0.85, worst=most)
     assert causes(as_badly)[0] == "undertrained"  # less than half of the gap comes back by itself
     assert causes(diagnosed(same, longer, size, student=0.85, worst=most)) == causes(beside)
-    broken = diagnosed(same, longer, student=0.85, worst=most, teacher_score=0.99)
+    broken = diagnosed(student=0.85, worst=most, teacher_score=0.99)
     assert causes(broken)[:2] == ["harness_fault", "false_success"]
 
 
