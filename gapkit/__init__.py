@@ -32,6 +32,7 @@ _HOMES = {
     "Stage": "plans",
     "Phase": "plans",
     "Knowledge": "knowledge",
+    "Limits": "limits",
     "hints": "knowledge",
     "matched_hints": "layer_hints",
     "Objective": "objective",

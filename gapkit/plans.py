@@ -236,9 +236,9 @@ class Plan(Record):
     """Stages in order, the last one training the student; with forecast, price and reasons.
 
     `predicted` is what the objective is expected to be on validation (the true mean), `predicted_run` of
-    a single run; the objective is "score", "worst_slice" or "relation". `wider` is the next size up under
-    the best way that was tried with it, in place of all this, with its price; None when none was, or
-    when it is beyond the limits.
+    a single run; `would_change` says which runs would lead to another plan. The objective is "score",
+    "worst_slice" or "relation". `wider` is the next size up under the best way that was tried with it, in
+    place of all this, with its price; None when none was, or when it is beyond the limits.
     """
 
     study: str
@@ -252,6 +252,7 @@ class Plan(Record):
     answers: tuple[str, ...] = ()
     assistant_pays: bool = False
     claim: str = ""
+    would_change: str = ""
     objective: str = "score"
     wider: Alternative | None = None
 

@@ -49,10 +49,23 @@ def propose(
         cost=carry_out_cost(stages, prices, epochs),
         alternatives=alternatives,
         reasons=_reasons(choice, alternatives, say) + _or_wider(choice, wider, say),
+        would_change=_would_change(choice, alternatives, say),
         wider=wider,
         assistant_pays=choice.assistant_pays,
         claim=_claim(choice, alternatives, len(planner.sizes) > 2, say),
     )
+
+
+def _would_change(choice: Choice, alternatives: Sequence[Alternative], say: Wording) -> str:
+    """The runs that would lead to another plan: of the likeliest rival, or of this very arm where it was never run."""
+    expected = say.score(_possible(choice.predicted, say).value)
+    if not choice.tried:
+        return f"Runs of it that average clearly below {expected}."
+    rivals = [arm for arm in alternatives if not arm.chosen]
+    if not rivals:
+        return ""
+    rival = max(rivals, key=lambda arm: arm.predicted.high)
+    return f"Runs of {arm_words(rival)} ({rival.n_runs} so far) that average above {expected}."
 
 
 def next_size_up(planner: Planner, above: Size | None) -> Alternative | None:

@@ -86,6 +86,16 @@ def test_the_next_size_up_is_named_with_its_price_where_a_control_trained_it():
     assert searched(gap=gap)[0].wider is None
 
 
+def test_a_plan_says_what_would_change_it():
+    found, _ = searched()
+    rivals = [arm for arm in found.alternatives if not arm.chosen]
+    likeliest = max(rivals, key=lambda arm: arm.predicted.high)
+    assert f"by {likeliest.recipe}" in found.would_change
+    assert f"({likeliest.n_runs} so far)" in found.would_change
+    blind, _ = searched(budget=0)
+    assert blind.would_change.startswith("Runs of it that average clearly below")
+
+
 @pytest.mark.slow
 def test_a_search_in_two_processes_spends_and_tells_as_one_does():
     found, history = searched(jobs=2)
