@@ -28,7 +28,11 @@ class Family:
         sizes: labels, ordered small to large by parameters.
         student: the student's size; default the smallest.
         teacher: the teacher's size; None when the teacher is not of the family.
+        between: sizes to add between student and teacher where those are whole numbers, spread evenly in
+            proportion: assistants that `build` can make though nobody listed them.
 
+    >>> Family(lambda width: nn.Linear(4, width), sizes=[1, 32], teacher=32, between=2).sizes
+    (1, 3, 10, 32)
     >>> family = Family(lambda width: nn.Linear(4, width), sizes=[1, 2, 8], teacher=8)
     >>> family.student, family.assistants, family.parameters(8)
     (1, (2,), 40)
@@ -40,12 +44,32 @@ class Family:
         sizes: Sequence[Size],
         student: Size | None = None,
         teacher: Size | None = None,
+        between: int = 0,
     ) -> None:
         self.build, self.sizes = build, tuple(sizes)
         if not self.sizes or len(set(self.sizes)) != len(self.sizes):
             raise InputError(f"Expected one or more distinct sizes but got {list(sizes)}")
         self.student = self.known(self.sizes[0] if student is None else student)
         self.teacher = None if teacher is None else self.known(teacher)
+        if between:
+            self.sizes = self._with(between)
+
+    def _with(self, between: int) -> tuple[Size, ...]:
+        """The sizes with that many more between student and teacher."""
+        low, high = self.student, self.teacher
+        whole = [size for size in self.sizes if isinstance(size, int)]
+        if not (isinstance(low, int) and isinstance(high, int) and len(whole) == len(self.sizes)):
+            raise InputError(
+                f"Expected sizes that are whole numbers to add {between} between student and teacher but "
+                f"got {list(self.sizes)} with student {low!r} and teacher {high!r}"
+            )
+        if between < 0 or not 0 < low < high:
+            raise InputError(
+                f"Expected a number above 0 of sizes between student and teacher, the teacher's larger, but "
+                f"got {between} between {low} and {high}"
+            )
+        steps = (low * (high / low) ** (step / (between + 1)) for step in range(1, between + 1))
+        return tuple(sorted({*whole, *(round(size) for size in steps)}))
 
     def known(self, size: Size) -> Size:
         """The size itself; an error naming the nearest when the family lacks it."""

@@ -244,3 +244,28 @@ def test_seconds_are_the_median_after_a_warm_up(monkeypatch):
     calls = []
     assert seconds_of(lambda: calls.append(1), repeats=3) == 2
     assert len(calls) == 4
+
+
+# sizes between
+
+
+def test_sizes_between_are_spread_evenly_in_proportion():
+    family = Family(lambda width: nn.Linear(4, width), sizes=[2, 32], teacher=32, between=3)
+    assert family.sizes == (2, 4, 8, 16, 32)
+    assert family.assistants == (16, 8, 4)
+    assert family.fresh(8, 0).out_features == 8
+    near = Family(lambda width: nn.Linear(4, width), sizes=[2, 3, 4], teacher=4, between=5)
+    assert near.sizes == (2, 3, 4)  # there is nothing more between
+
+
+@pytest.mark.parametrize(
+    "sizes, fields, match",
+    [
+        (["s", "l"], {"teacher": "l"}, "whole numbers to add 2"),
+        ([1, 8], {}, "whole numbers to add 2"),
+        ([1, 8], {"student": 8, "teacher": 1}, "teacher's larger"),
+    ],
+)
+def test_sizes_between_are_refused_where_there_are_none(sizes, fields, match):
+    with pytest.raises(InputError, match=match):
+        Family(lambda width: nn.Linear(4, 1), sizes=sizes, between=2, **fields)
