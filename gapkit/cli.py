@@ -1,4 +1,4 @@
-"""The command line: run · measure · diagnose · plan · distill · report · demo."""
+"""The command line: init · check · run · measure · diagnose · plan · distill · report · compare · demo."""
 
 from __future__ import annotations
 
@@ -7,170 +7,282 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from typer.exceptions import TyperException
 
 from gapkit import __version__
 from gapkit.errors import InputError
+from gapkit.options import (
+    Budget,
+    Changes,
+    Controls,
+    Device,
+    Devices,
+    DiagnoseBudget,
+    DryRun,
+    Json,
+    Out,
+    PlanBudget,
+    Quiet,
+    RunFolders,
+    Seed,
+    Strategy,
+    StudyFile,
+    examples,
+)
 
 if TYPE_CHECKING:
     from gapkit.quote import Quote
     from gapkit.study import Study
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Why a student falls short of its teacher, what would close the gap, and whether it did.",
-    epilog="A study file is your own Python; gapkit runs it. Budgets count student trainings.",
+    epilog=examples(
+        "gapkit init mine.py",
+        "gapkit check mine.py",
+        "gapkit run mine.py --out runs/mine",
+        more="A study file is your own Python; gapkit runs it. Budgets count student trainings.\n\n"
+        "Exit codes: 0 done; 1 a quality gate that is not passed; 2 what you can mend, or Ctrl-C.",
+    ),
 )
-
-StudyFile = Annotated[
-    Path, typer.Argument(metavar="STUDY.py", help="Python file that defines `study`.")
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the work and its cost, then stop.")]
-Budget = Annotated[
-    float, typer.Option("--budget", min=0, max=1e6, help="Student trainings to spend at most.")
-]
-Controls = Annotated[bool, typer.Option("--controls/--no-controls", help="Run control trainings.")]
-DiagnoseBudget = Annotated[
-    float,
-    typer.Option("--diagnose-budget", min=0, max=1e6, help="Student trainings for the controls."),
-]
-PlanBudget = Annotated[
-    float,
-    typer.Option(
-        "--plan-budget", min=0, max=1e6, help="Student trainings for the planner's search."
-    ),
-]
-
-Devices = Annotated[
-    int,
-    typer.Option(
-        "--devices",
-        min=0,
-        help="Processes that train together, one a GPU; batch_size is each one's. Under torchrun: 0.",
-    ),
-]
-Strategy = Annotated[
-    str, typer.Option("--strategy", help="How they train together: ddp, or fsdp on GPUs.")
-]
 
 DEMO_BUDGETS = (36.0, 24.0)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
-@app.command()
+class Shown(NamedTuple):
+    """How a command shows its result and its way there."""
+
+    as_json: bool
+    dry_run: bool
+    quiet: bool
+
+
+@app.command(
+    epilog=examples("gapkit init", "gapkit init mine.py --name mine"),
+)
+def init(
+    path: Annotated[Path, typer.Argument(metavar="[STUDY.py]", help="File to write.")] = Path(
+        "study.py"
+    ),
+    name: Annotated[str, typer.Option("--name", help="Of the study; default: the file's.")] = "",
+) -> None:
+    """Write a commented study file to fill in; it runs as it is."""
+    from gapkit.template import filled
+
+    if path.suffix != ".py":
+        raise InputError(f"Expected a file that ends in .py but got {str(path)!r}")
+    if path.exists():
+        raise InputError(f"Expected a new file but {path} exists; it is left as it is")
+    if not path.parent.is_dir():
+        raise InputError(f"Expected an existing folder but got {path.parent}")
+    called = name or path.stem
+    if not called.replace("_", "").replace("-", "").isalnum():
+        raise InputError(f"Expected a name of letters, digits, - and _ but got {called!r}")
+    path.write_text(filled(called, path.name), encoding="utf-8")
+    print(f"wrote {path}; next: gapkit check {path}")
+
+
+@app.command(
+    epilog=examples(
+        "gapkit check mine.py",
+        "gapkit check mine.py --device cuda:0 --json",
+        more="Exit code 2 when something is wrong.",
+    ),
+)
+def check(
+    study: StudyFile,
+    seed: Seed = None,
+    device: Device = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Put one batch through everything: shapes, views, modes, layer names, one step."""
+    from gapkit.checkup import checkup
+
+    with _opened(study, None, changed=_changed(changes, seed, device)) as opened:
+        found = checkup(opened)
+    _show(found, as_json)
+    if not found.passed:
+        raise typer.Exit(2)
+
+
+@app.command(
+    epilog=examples(
+        "gapkit run mine.py --out runs/mine",
+        "gapkit run mine.py --dry-run",
+        "gapkit run mine.py --set recipe.epochs=5 --plan-budget 4",
+    ),
+)
 def run(
     study: StudyFile,
     out: Out = None,
     diagnose_budget: DiagnoseBudget = 8,
     plan_budget: PlanBudget = 10,
+    seed: Seed = None,
+    device: Device = None,
+    changes: Changes = None,
     devices: Devices = 0,
     strategy: Strategy = "ddp",
+    quiet: Quiet = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Measure, diagnose, plan, distill and report."""
-    _everything(
-        _opened(study, out, devices, strategy), diagnose_budget, plan_budget, as_json, dry_run
-    )
+    opened = _opened(study, out, devices, strategy, _changed(changes, seed, device))
+    _everything(opened, diagnose_budget, plan_budget, Shown(as_json, dry_run, quiet))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "gapkit measure mine.py",
+        "gapkit measure mine.py --set reduce=flatten --json",
+    ),
+)
 def measure(
-    study: StudyFile, out: Out = None, as_json: Json = False, dry_run: DryRun = False
+    study: StudyFile,
+    out: Out = None,
+    seed: Seed = None,
+    device: Device = None,
+    changes: Changes = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Measure teacher and student."""
-    _step(_opened(study, out), "measure", as_json, dry_run, lambda s: s.measure())
+    opened = _opened(study, out, changed=_changed(changes, seed, device))
+    _step(opened, "measure", Shown(as_json, dry_run, quiet), lambda s: s.measure())
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "gapkit diagnose mine.py --budget 8",
+        "gapkit diagnose mine.py --no-controls",
+    ),
+)
 def diagnose(
     study: StudyFile,
     out: Out = None,
     controls: Controls = True,
     budget: Budget = 8,
+    seed: Seed = None,
+    device: Device = None,
+    changes: Changes = None,
     devices: Devices = 0,
     strategy: Strategy = "ddp",
+    quiet: Quiet = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Name why the student fails, with control runs."""
     spend = budget if controls else 0
     _step(
-        _opened(study, out, devices, strategy),
+        _opened(study, out, devices, strategy, _changed(changes, seed, device)),
         "diagnose",
-        as_json,
-        dry_run,
+        Shown(as_json, dry_run, quiet),
         lambda s: s.diagnose(controls=controls, budget=budget),
         diagnose_budget=spend,
     )
 
 
-@app.command()
+@app.command(epilog=examples("gapkit plan mine.py --budget 10", "gapkit plan mine.py --dry-run"))
 def plan(
     study: StudyFile,
     out: Out = None,
     budget: Budget = 10,
+    seed: Seed = None,
+    device: Device = None,
+    changes: Changes = None,
     devices: Devices = 0,
     strategy: Strategy = "ddp",
+    quiet: Quiet = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Propose assistants and stages, or say that none pay."""
     _step(
-        _opened(study, out, devices, strategy),
+        _opened(study, out, devices, strategy, _changed(changes, seed, device)),
         "plan",
-        as_json,
-        dry_run,
+        Shown(as_json, dry_run, quiet),
         lambda s: s.plan(budget=budget),
         plan_budget=budget,
     )
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "gapkit distill mine.py",
+        "gapkit distill mine.py --devices 2",
+        more="Edit plan.json in the run folder first, if you like.",
+    ),
+)
 def distill(
     study: StudyFile,
     out: Out = None,
+    seed: Seed = None,
+    device: Device = None,
+    changes: Changes = None,
     devices: Devices = 0,
     strategy: Strategy = "ddp",
+    quiet: Quiet = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Carry out the run folder's plan, edited or not."""
-    _step(
-        _opened(study, out, devices, strategy), "distill", as_json, dry_run, lambda s: s.distill()
-    )
+    opened = _opened(study, out, devices, strategy, _changed(changes, seed, device))
+    _step(opened, "distill", Shown(as_json, dry_run, quiet), lambda s: s.distill())
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "gapkit report mine.py",
+        "gapkit report mine.py --format html",
+        "gapkit report mine.py --check --to mine.pdf",
+        more="With --check, exit code 1 unless every gate is passed.",
+    ),
+)
 def report(
     study: StudyFile,
     out: Out = None,
     to: Annotated[
-        Path | None, typer.Option("--to", help="A .pdf or .md file; default OUT/gap.pdf.")
+        Path | None,
+        typer.Option("--to", help="File to write (.pdf .html .md .json); default OUT/gap.pdf."),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="pdf, html, md or json; default: as --to ends.")
     ] = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Print the quality gates; exit 1 unless all of them pass."),
     ] = False,
+    seed: Seed = None,
+    device: Device = None,
+    changes: Changes = None,
+    quiet: Quiet = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Write the PDF of what the run folder holds."""
-    with _opened(study, out) as opened:
+    shown, changed = Shown(as_json, dry_run, quiet), _changed(changes, seed, device)
+    with _opened(study, out, changed=changed) as opened:
+        target = _reported(opened, to, form)
+        again = [part for key, value in changed.items() for part in ("--set", f"{key}={value}")]
+        folder = str(opened.run.folder)
+        opened.command = shlex.join(["gapkit", "run", str(study), "--out", folder, *again])
         if dry_run:
             work = _quoted(opened, ("report",))
         else:
-            path, gates = _watched(opened, lambda s: (s.report(to), s.gates() if check else ()))
+            path, gates = _watched(
+                opened, shown, lambda s: (s.report(target), s.gates() if check else ())
+            )
     if dry_run:
         _show(work, as_json)
         return
@@ -183,11 +295,53 @@ def report(
         raise typer.Exit(1)
 
 
-@app.command()
+def _reported(study: Study, to: Path | None, form: str | None) -> Path:
+    """Where a report goes: the path given, else gap.FORMAT in the run folder (gap.json is the diagnosis)."""
+    from gapkit.errors import unknown
+    from gapkit.reports import ENDINGS
+
+    known = [ending.removeprefix(".") for ending in ENDINGS]
+    if form is not None and form not in known:
+        raise unknown("format", form, known)
+    if to is None:
+        return study.run.path("report.json" if form == "json" else f"gap.{form or 'pdf'}")
+    if form is not None and to.suffix != f".{form}":
+        raise InputError(f"Expected a path that ends in .{form} but got {str(to)!r}")
+    return to
+
+
+@app.command(
+    epilog=examples(
+        "gapkit compare runs/small runs/large",
+        "gapkit compare runs/* --to students.html",
+    ),
+)
+def compare(
+    runs: RunFolders,
+    to: Annotated[Path, typer.Option("--to", help="File to write (.pdf .html .md .json).")] = Path(
+        "compare.pdf"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Put several runs, or several students, side by side in one PDF."""
+    from gapkit.reports import compare as side_by_side
+
+    path = side_by_side(to, runs)
+    print(json.dumps({"report": str(path)}) if as_json else f"report   {path}")
+
+
+@app.command(
+    epilog=examples(
+        "gapkit demo", "gapkit demo --epochs 5 --out runs/quick", "gapkit demo --dry-run"
+    )
+)
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of split, models and search.")] = 0,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of one full training.")] = 60,
+    device: Device = None,
+    changes: Changes = None,
+    quiet: Quiet = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -195,8 +349,21 @@ def demo(
     from importlib.resources import as_file, files
 
     with as_file(files("gapkit.examples") / "digits.py") as path:
-        opened = _opened(path, out, seed=seed, epochs=epochs)
-        _everything(opened, *DEMO_BUDGETS, as_json, dry_run)
+        changed = _changed(changes, None, device)
+        opened = _opened(path, out, changed=changed, seed=seed, epochs=epochs)
+        _everything(opened, *DEMO_BUDGETS, Shown(as_json, dry_run, quiet))
+
+
+def _changed(changes: list[str] | None, seed: int | None, device: str | None) -> dict[str, str]:
+    """Setting -> value, of everything that the command line changes about a study."""
+    found = {}
+    for change in changes or ():
+        key, equals, value = change.partition("=")
+        if not equals or not key:
+            raise InputError(f"Expected --set KEY=VALUE but got {change!r}")
+        found[key.strip()] = value.strip()
+    found |= {} if seed is None else {"seed": str(seed)}
+    return found | ({} if device is None else {"device": device})
 
 
 def _version(wanted: bool) -> None:
@@ -216,7 +383,12 @@ def _gapkit(
 
 @contextlib.contextmanager
 def _opened(
-    path: Path, out: Path | None, devices: int = 0, strategy: str = "ddp", **arguments: Any
+    path: Path,
+    out: Path | None,
+    devices: int = 0,
+    strategy: str = "ddp",
+    changed: Mapping[str, str] | None = None,
+    **arguments: Any,
 ) -> Iterator[Study]:
     """The study of a file. While it is open, what its code prints goes to standard error.
 
@@ -225,7 +397,7 @@ def _opened(
     from gapkit.studyfile import blamed, load_study
 
     with contextlib.redirect_stdout(sys.stderr), blamed(path):
-        study = load_study(path, out, **arguments)
+        study = load_study(path, out, changed, **arguments)
         study.command = shlex.join(["gapkit", *sys.argv[1:]])
         if devices > 1 or "LOCAL_RANK" in os.environ:
             from gapkit.engine import launch
@@ -254,15 +426,15 @@ def _follow(study: Study) -> None:
 def _step(
     opened: AbstractContextManager[Study],
     name: str,
-    as_json: bool,
-    dry_run: bool,
+    shown: Shown,
     verb: Callable[[Study], Any],
     **budgets: float,
 ) -> None:
     with opened as study:
-        result = _quoted(study, (name,), **budgets) if dry_run else _watched(study, verb)
-    _show(result, as_json)
-    if not (as_json or dry_run):
+        work = partial(_quoted, study, (name,), **budgets)
+        result = work() if shown.dry_run else _watched(study, shown, verb)
+    _show(result, shown.as_json)
+    if not (shown.as_json or shown.dry_run):
         print(f"kept in  {study.run.folder}")
 
 
@@ -270,8 +442,7 @@ def _everything(
     opened: AbstractContextManager[Study],
     diagnose_budget: float,
     plan_budget: float,
-    as_json: bool,
-    dry_run: bool,
+    shown: Shown,
 ) -> None:
     def all_verbs(s: Study) -> tuple[Any, ...]:
         return (
@@ -283,16 +454,18 @@ def _everything(
         )
 
     with opened as study:
-        if dry_run:
+        if shown.dry_run:
             from gapkit.quote import STEPS
 
             work = _quoted(study, STEPS, diagnose_budget=diagnose_budget, plan_budget=plan_budget)
         else:
-            measurements, gap, proposal, outcome, path = _watched(study, all_verbs)
-    if dry_run:
-        _show(work, as_json)
+            measurements, gap, proposal, outcome, path = _watched(
+                study, shown, all_verbs, ("measure", "diagnose", "plan", "distill")
+            )
+    if shown.dry_run:
+        _show(work, shown.as_json)
         return
-    if as_json:
+    if shown.as_json:
         whole = {"gap": gap, "plan": proposal, "outcome": outcome}
         found = {key: json.loads(item.model_dump_json()) for key, item in whole.items()}
         print(json.dumps(found | {"report": str(path)}, indent=2))
@@ -322,13 +495,18 @@ def _quoted(study: Study, steps: tuple[str, ...], **budgets: float) -> Quote:
     return quote(study, steps, **budgets)
 
 
-def _watched(study: Study, verb: Callable[[Study], Any]) -> Any:
-    """Run a verb with the run folder held and its progress shown."""
+def _watched(
+    study: Study, shown: Shown, verb: Callable[[Study], Any], phases: tuple[str, ...] = ()
+) -> Any:
+    """Run a verb with the run folder held and its progress shown; `phases` are those to come."""
     from gapkit.progress import Progress
 
-    with study.run.locked(), Progress() as progress:
-        study.heard = progress
-        return verb(study)
+    with study.run.locked():
+        if shown.quiet:
+            return verb(study)
+        with Progress(phases) as progress:
+            study.heard = progress
+            return verb(study)
 
 
 def main() -> None:

@@ -4,50 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import stdtr, stdtrit
 
+from gapkit.arm import SCRATCH, Arm, Run
+from gapkit.covariance import GRID, N_PARTS, Columns, components, variances
 from gapkit.plans import Predicted
 
-SCRATCH = "scratch"
+__all__ = ["SCRATCH", "Arm", "Belief", "Forecast", "Run", "mixture_quantile", "systematic"]
+
 LEVEL = 0.8
-
-PRIOR_NOISE, PRIOR_RUNS = 0.14, 3.0
-"""Expected standard deviation of one run as a share of the gap, and how many runs that guess is worth."""
-PRIOR_PATIENCE = 0.03
-"""Expected gain of training twice as long, as a share of the gap."""
-LENGTH = 0.35
-"""How far along the ordered sizes (teacher 0, student 1) two assistants still act alike."""
+NOISE_SCALES = np.array([0.02, 0.06, 0.2, 0.6])
+"""Standard deviations of one run, as shares of the gap, that are held possible."""
+PRIOR_RUNS = 2.0
+"""How many runs each of those guesses is worth."""
+EFFECT, EFFECT_DOUBT = 0.1, 1.0
+"""Median standard deviation of recipes and of assistants as a share of the gap, and that of its logarithm."""
+PRIOR_PATIENCE = 0.06
+"""Expected loss of training for a quarter of the time, as a share of the gap."""
 MEAN_VARIANCE = 1e3
-KEPT_WEIGHT, KEPT_MAX = 0.97, 12
-LIKELY = 24
+N_KEPT, N_LIKELY = 24, 32
 CHUNK = 2_000_000
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What can be run: a path of sizes, the recipe of every hop, and the fraction of full training."""
-
-    path: tuple[Hashable, ...]
-    recipe: str
-    fraction: float = 1.0
-
-    @property
-    def n_assistants(self) -> int:
-        """Models between the teacher and the last one; 0 for scratch."""
-        return max(0, len(self.path) - 2)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One measured score (finite, higher is better) of an arm under one seed."""
-
-    arm: Arm
-    seed: int
-    score: float
 
 
 @dataclass(frozen=True)
@@ -65,90 +44,17 @@ class Belief:
     noise: float
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Arms as columns: what the covariance between two of them is made of."""
-
-    recipe: np.ndarray
-    taught: np.ndarray
-    last: np.ndarray
-    members: np.ndarray
-    path: np.ndarray
-    octaves: np.ndarray
-
-    @classmethod
-    def of(cls, arms: Sequence[Arm], sizes: Sequence[Hashable], codes: dict[str, int]) -> _Table:
-        """Columns of the arms; `codes` numbers the recipes and grows with new ones."""
-        slot = {size: index for index, size in enumerate(sizes)}
-        members = np.zeros((len(arms), len(sizes)))
-        for row, arm in enumerate(arms):
-            for size in arm.path[1:-1]:
-                members[row, slot[size]] = 1.0
-        last = np.array([slot[arm.path[-2]] if len(arm.path) > 1 else 0 for arm in arms])
-        return cls(
-            recipe=np.array([codes.setdefault(arm.recipe, len(codes)) for arm in arms], dtype=int),
-            taught=np.array([len(arm.path) > 1 for arm in arms], dtype=float),
-            last=last / max(1, len(sizes) - 1),
-            members=members,
-            path=members @ (2.0 ** np.arange(len(sizes))),
-            octaves=np.log2([arm.fraction for arm in arms]),
-        )
-
-    def rows(self, index: np.ndarray) -> _Table:
-        """Some of the arms."""
-        return _Table(**{name: column[index] for name, column in vars(self).items()})
-
-
-def _components(a: _Table, b: _Table) -> np.ndarray:
-    """(6, n_a, n_b) covariance between arms, for each source of variation at unit variance.
-
-    Recipe; recipe's patience; last teacher; last teacher under that recipe; chain (its assistants and
-    their number); this very path under this very recipe.
-    """
-    same_recipe = (a.recipe[:, None] == b.recipe[None, :]).astype(float)
-    taught = a.taught[:, None] * b.taught[None, :]
-    near = np.exp(-np.abs(a.last[:, None] - b.last[None, :]) / LENGTH) * taught
-    long = a.octaves[:, None] * b.octaves[None, :]
-    n_a, n_b = a.members.sum(1), b.members.sum(1)
-    shared = a.members @ b.members.T
-    chain = 0.5 * shared + 0.25 * n_a[:, None] * n_b[None, :]
-    same_path = (a.path[:, None] == b.path[None, :]) * same_recipe * taught
-    patience = long * (1.0 + 0.5 * same_recipe)
-    return np.stack([same_recipe, patience, near, near * same_recipe, chain, same_path])
-
-
-def _grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Variances (g, 6) of the components over the run's variance, seed shares (g,), log priors (g,)."""
-    rows, shares, priors = [], [], []
-    for recipe, assistant, mixed, share in product(
-        (0.4, 1.0, 2.0, 4.0, 8.0, 20.0),
-        (0.1, 0.3, 0.8, 2.0, 5.0, 12.0),
-        (0.5, 2.0),
-        (0.0, 0.4, 0.8),
-    ):
-        a, r = assistant**2, recipe**2
-        rows.append([r, 0.5 + 0.05 * r, a, mixed * a, 0.15 * a, 0.3 * mixed * a])
-        shares.append(share)
-        priors.append(
-            -0.5 * (np.log(recipe / 1.5) / 0.7) ** 2 - 0.5 * (np.log(assistant / 1.0) / 0.7) ** 2
-        )
-    return np.array(rows), np.array(shares), np.array(priors)
-
-
-_VARIANCES, _SHARES, _LOG_PRIOR = _grid()
-
-
 class Forecast:
     """A Gaussian process over arms that end at one size, fitted to the runs so far.
 
-    score = mean + recipe + patience·log2(fraction) + last teacher + chain + interactions + seed + noise.
-    Effects are random with variances on a grid; each grid point keeps its exact posterior (Student t,
-    the run's variance integrated out under an inverse-gamma prior) and is weighted by its marginal
-    likelihood, so that intervals hold the doubt about the variances too. Assistants near each other
-    in size act alike; a seed adds the same to every arm (same initialisation), which makes
-    differences within a seed sharper than scores. Prior scales are shares of teacher_score minus the
-    runs' mean, so that any score scale will do. Arms' effects are shrunk towards each other: the
-    best of many noisy arms does not flatter itself.
+    score = mean + recipe + last teacher + chain + patience + their interactions + seed + noise.
+    Effects are random (gapkit.covariance) with variances on a grid; each grid point has its exact
+    posterior for each of four guesses of a run's variance (Student t, under an inverse-gamma prior) and
+    is weighted by its marginal likelihood; a few drawn in proportion stand for all, so that intervals
+    hold the doubt about the variances too. Assistants near each other in size act alike; a seed adds
+    the same to every arm (same initialisation), which makes differences within a seed sharper than
+    scores. Prior scales are shares of teacher_score minus the runs' mean, so that any score scale will
+    do. Arms' effects are shrunk towards each other: the best of many noisy arms does not flatter itself.
 
     Args:
         sizes: of the family, teacher first.
@@ -176,11 +82,11 @@ class Forecast:
         self._unit = self._scale(scores, teacher_score)
         self._patience = PRIOR_PATIENCE if teacher_score > self._center else 0.0
         self._codes: dict[str, int] = {}
-        self._table = _Table.of([run.arm for run in runs], self.sizes, self._codes)
+        self._table = Columns.of([run.arm for run in runs], self.sizes, self._codes)
         self._seeds = np.array([run.seed for run in runs])
-        self._parts = _components(self._table, self._table)
-        z = (scores - self._center) / self._unit - self._patience * self._table.octaves
-        self._fit(z, np.arange(len(_SHARES)) if grid is None else grid)
+        self._parts = components(self._table, self._table)
+        z = (scores - self._center) / self._unit - self._patience * self._table.patience
+        self._fit(z, np.arange(len(GRID.shares)) if grid is None else grid)
 
     def _scale(self, scores: np.ndarray, teacher_score: float) -> float:
         if not len(scores):
@@ -189,7 +95,30 @@ class Forecast:
         return unit if unit > 1e-9 * max(1e-300, abs(self._center)) else max(1.0, abs(self._center))
 
     def _fit(self, z: np.ndarray, grid: np.ndarray) -> None:
-        """Marginal likelihood of every grid point; the weightiest keep their posterior."""
+        """Weigh every grid point under every guess of the noise; some drawn in proportion are kept."""
+        n = len(z)
+        log_det, fit = self._likelihoods(z, grid)
+        self._dof = PRIOR_RUNS + max(0, n - 1)  # the mean takes one
+        spread = PRIOR_RUNS * NOISE_SCALES**2 + fit[:, None]
+        scale = np.log(GRID.effects[grid][:, :, None] * NOISE_SCALES / EFFECT) / EFFECT_DOUBT
+        evidence = PRIOR_RUNS * np.log(NOISE_SCALES) - 0.5 * (scale**2).sum(1)
+        evidence = evidence - log_det[:, None] - 0.5 * self._dof * np.log(spread)
+        weight = np.exp(evidence - evidence.max())
+        weight /= weight.sum()
+        self.likely = grid[np.argsort(-weight.sum(1), kind="stable")[:N_LIKELY]]
+        where, self._weight = systematic(weight.T.ravel(), N_KEPT)
+        guess, point = np.divmod(where, len(grid))
+        self._kept, self._variance = grid[point], spread[point, guess] / self._dof
+        whole = self._factor(z, self._kept)
+        self._chol = whole[:, :n, :n]
+        self._alpha = np.array(
+            [solve_triangular(c[:n, :n], c[n, :n], lower=True, trans=1) for c in whole]
+            if n
+            else np.zeros((len(whole), 0))
+        )
+
+    def _likelihoods(self, z: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Half the log determinant (g,) of the runs' covariance V at each grid point, and zᵀV⁻¹z (g,)."""
         n = len(z)
         log_det, fit = np.empty(len(grid)), np.empty(len(grid))
         chunk = max(1, CHUNK // (n + 1) ** 2)
@@ -198,34 +127,20 @@ class Forecast:
             chol = self._factor(z, grid[part])
             log_det[part] = np.log(np.diagonal(chol, axis1=1, axis2=2)[:, :n]).sum(1)
             fit[part] = (chol[:, n, :n] ** 2).sum(1)
-        self._dof = PRIOR_RUNS + n
-        spread = PRIOR_RUNS * PRIOR_NOISE**2 + fit
-        evidence = _LOG_PRIOR[grid] - log_det - 0.5 * self._dof * np.log(spread)
-        weight = np.exp(evidence - evidence.max())
-        weight /= weight.sum()
-        order = np.argsort(-weight, kind="stable")
-        n_kept = int(np.searchsorted(np.cumsum(weight[order]), KEPT_WEIGHT)) + 1
-        kept = order[: min(n_kept, KEPT_MAX)]
-        self._kept, self.likely = grid[kept], grid[order[:LIKELY]]
-        self._weight = weight[kept] / weight[kept].sum()
-        self._variance = spread[kept] / self._dof
-        chol = self._factor(z, self._kept)
-        self._chol = chol[:, :n, :n]
-        self._alpha = [
-            solve_triangular(whole[:n, :n], whole[n, :n], lower=True, trans=1) if n else z
-            for whole in chol
-        ]
+        return log_det, fit
 
     def _factor(self, z: np.ndarray, grid: np.ndarray) -> np.ndarray:
         """(g, n + 1, n + 1) Cholesky factors L of the runs' covariance; the last row holds L⁻¹z."""
         n = len(z)
         same = (self._seeds[:, None] == self._seeds[None, :]).astype(float)
-        parts = np.concatenate([self._parts, same[None], np.eye(n)[None]]).reshape(8, n * n)
-        scale = np.column_stack([_VARIANCES[grid], _SHARES[grid], 1.0 - _SHARES[grid]])
+        parts = np.concatenate([self._parts, same[None], np.eye(n)[None]])
+        parts = parts.reshape(N_PARTS + 2, n * n)
+        scale = np.column_stack([GRID.variances[grid], GRID.shares[grid], 1.0 - GRID.shares[grid]])
         cov = np.empty((len(grid), n + 1, n + 1))
         cov[:, :n, :n] = (scale @ parts).reshape(len(grid), n, n) + MEAN_VARIANCE
         cov[:, n, :n] = cov[:, :n, n] = z
-        cov[:, n, n] = 1.0 + 10.0 * (z**2).sum()  # above zᵀV⁻¹z, so that the factor exists
+        above = 2.0 / (1.0 - GRID.shares.max())  # zᵀV⁻¹z is below zᵀz·above, so the factor exists
+        cov[:, n, n] = 1.0 + above * (z**2).sum()
         return np.linalg.cholesky(cov)
 
     @property
@@ -233,25 +148,29 @@ class Forecast:
         """Standard deviation of one run around its arm's true mean (seed effect included)."""
         return float(self._unit * np.sqrt(self._weight @ self._variance))
 
-    def screen(self, arms: Sequence[Arm], n_points: int = 2) -> tuple[np.ndarray, np.ndarray]:
-        """Expected true mean and standard deviation (a,) of many arms, from the likeliest grid points."""
-        means, variances = self._marginals(_Table.of(arms, self.sizes, self._codes), n_points)
+    def screen(self, arms: Sequence[Arm], n_points: int = N_KEPT) -> tuple[np.ndarray, np.ndarray]:
+        """Expected true mean and standard deviation (a,) of many arms, from the weightiest grid points."""
+        means, spread = self._marginals(Columns.of(arms, self.sizes, self._codes), n_points)
         weight = self._weight[:n_points] / self._weight[:n_points].sum()
         mean = weight @ means
-        sd = np.sqrt(weight @ (variances + (means - mean) ** 2))
+        sd = np.sqrt(weight @ (spread + (means - mean) ** 2))
         return self._center + self._unit * mean, self._unit * sd
 
-    def _marginals(self, table: _Table, n_points: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance (k, a) of each arm under the likeliest grid points, in units of the gap."""
-        cross, own = _components(table, self._table), self._prior_variance(table)
-        means, variances = [], []
-        for i, point in enumerate(self._kept[:n_points]):
-            v = _VARIANCES[point]
-            k = np.tensordot(v, cross, 1) + MEAN_VARIANCE
-            solved = self._solve(i, k)
-            variances.append(self._variance[i] * (v @ own + MEAN_VARIANCE - (solved**2).sum(0)))
-            means.append(k @ self._alpha[i] + self._patience * table.octaves)
-        return np.array(means), np.maximum(variances, 1e-18)
+    def _marginals(self, table: Columns, n_points: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance (k, a) of each arm under the weightiest points, in units of the gap."""
+        kept = self._kept[:n_points]
+        k = self._mixed(kept, components(table, self._table))
+        own = GRID.variances[kept] @ variances(table) + MEAN_VARIANCE
+        known = np.stack([(self._solve(i, k[i]) ** 2).sum(0) for i in range(len(kept))])
+        means = np.einsum("kar,kr->ka", k, self._alpha[:n_points])
+        spread = self._variance[:n_points, None] * (own - known)
+        return means + self._patience * table.patience, np.maximum(spread, 1e-18)
+
+    @staticmethod
+    def _mixed(kept: np.ndarray, parts: np.ndarray) -> np.ndarray:
+        """(k, n_a, n_b) covariance at each point."""
+        flat = GRID.variances[kept] @ parts.reshape(N_PARTS, -1)
+        return (flat + MEAN_VARIANCE).reshape(len(kept), *parts.shape[1:])
 
     def _solve(self, i: int, k: np.ndarray) -> np.ndarray:
         """(n, rows) L⁻¹kᵀ at a kept grid point."""
@@ -259,39 +178,23 @@ class Forecast:
             return np.zeros((0, len(k)))
         return solve_triangular(self._chol[i], k.T, lower=True, check_finite=False)
 
-    @staticmethod
-    def _prior_variance(table: _Table) -> np.ndarray:
-        ones, n = np.ones(len(table.last)), table.members.sum(1)
-        return np.stack(
-            [
-                ones,
-                1.5 * table.octaves**2,
-                table.taught,
-                table.taught,
-                0.5 * n + 0.25 * n**2,
-                table.taught,
-            ]
-        )
-
     def _posteriors(
         self, arms: Sequence[Arm], seeds: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean (k, a) and covariance (k, a + s, a + s) under each kept grid point, in units of the gap."""
-        table = _Table.of(arms, self.sizes, self._codes)
-        cross, own = _components(table, self._table), _components(table, table)
+        table = Columns.of(arms, self.sizes, self._codes)
+        cross = self._mixed(self._kept, components(table, self._table))
+        own = self._mixed(self._kept, components(table, table))
         of_seed = (np.asarray(seeds).reshape(-1, 1) == self._seeds[None, :]).astype(float)
         a, s = len(arms), len(seeds)
-        means, covs = [], []
-        for i, point in enumerate(self._kept):
-            k = np.tensordot(_VARIANCES[point], cross, 1) + MEAN_VARIANCE
-            k = np.concatenate([k, _SHARES[point] * of_seed])
-            prior = np.zeros((a + s, a + s))
-            prior[:a, :a] = np.tensordot(_VARIANCES[point], own, 1) + MEAN_VARIANCE
-            prior[a:, a:] = _SHARES[point] * np.eye(s)
-            solved = self._solve(i, k)
-            means.append(k[:a] @ self._alpha[i] + self._patience * table.octaves)
-            covs.append(self._variance[i] * (prior - solved.T @ solved))
-        return np.array(means).reshape(-1, a), np.array(covs)
+        covs = np.zeros((len(self._kept), a + s, a + s))
+        for i, share in enumerate(GRID.shares[self._kept]):
+            covs[i, :a, :a] = own[i]
+            covs[i, a:, a:] = share * np.eye(s)
+            solved = self._solve(i, np.concatenate([cross[i], share * of_seed]))
+            covs[i] = self._variance[i] * (covs[i] - solved.T @ solved)
+        means = np.einsum("kar,kr->ka", cross, self._alpha) + self._patience * table.patience
+        return means, covs
 
     def belief(self, arms: Sequence[Arm], seeds: Sequence[int] = ()) -> Belief:
         """Joint belief about arms and seeds, the doubt about variances folded in."""
@@ -300,7 +203,7 @@ class Forecast:
         cov = np.tensordot(self._weight, covs, 1)
         off = means - mean
         cov[: len(arms), : len(arms)] += (self._weight[:, None] * off).T @ off
-        noise = float(self._weight @ (self._variance * (1.0 - _SHARES[self._kept])))
+        noise = float(self._weight @ (self._variance * (1.0 - GRID.shares[self._kept])))
         return Belief(self._center + self._unit * mean, self._unit**2 * cov, self._unit**2 * noise)
 
     def true_means(self, arms: Sequence[Arm], level: float = LEVEL) -> tuple[Predicted, ...]:
@@ -318,10 +221,8 @@ class Forecast:
     def _predict(
         self, arms: Sequence[Arm], level: float, *, one_run: bool
     ) -> tuple[Predicted, ...]:
-        means, variances = self._marginals(
-            _Table.of(arms, self.sizes, self._codes), len(self._kept)
-        )
-        scale = np.sqrt(variances + one_run * self._variance[:, None])
+        means, spread = self._marginals(Columns.of(arms, self.sizes, self._codes), N_KEPT)
+        scale = np.sqrt(spread + one_run * self._variance[:, None])
         tail = (1.0 - level) / 2.0
         low, high = (
             mixture_quantile(q, means, scale, self._weight, self._dof) for q in (tail, 1.0 - tail)
@@ -329,6 +230,22 @@ class Forecast:
         value = np.clip(self._weight @ means, low, high)
         rows = self._center + self._unit * np.stack([low, value, high], axis=1)
         return tuple(Predicted(low=a, value=b, high=c, level=level) for a, b, c in rows.tolist())
+
+
+def systematic(weight: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (k,) of at most n parts drawn in proportion to their weights, and what each counts (k,).
+
+    Systematic draws without chance (at the middles of n equal steps), so that the parts kept stand for
+    the whole mixture and not for its mode alone; the weightiest come first.
+
+    >>> systematic(np.array([0.1, 0.7, 0.2]), 10)
+    (array([1, 2, 0]), array([0.7, 0.2, 0.1]))
+    """
+    steps = (np.arange(n) + 0.5) / n * weight.sum()
+    hits = np.minimum(np.searchsorted(np.cumsum(weight), steps), len(weight) - 1)
+    where, count = np.unique(hits, return_counts=True)
+    order = np.argsort(-count, kind="stable")
+    return where[order], count[order] / n
 
 
 def mixture_quantile(

@@ -3,85 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
+from gapkit.arm import SCRATCH, Arm, Trial
+from gapkit.decision import Choice, Decision, best_single
 from gapkit.errors import InputError, unknown
-from gapkit.forecast import SCRATCH, Arm, Belief, Forecast, Run
-from gapkit.plans import Alternative, Predicted
+from gapkit.forecast import N_KEPT, Belief, Forecast
+from gapkit.ledger import Ledger
+from gapkit.lookahead import best_rate, value_of_knowing
+from gapkit.search_space import SearchSpace, check_search, check_space
 
-MAX_SIZES = 20
+__all__ = ["Choice", "Planner", "Trial"]
+
 MAX_RUNS = 300
-FULL_FIT = 48
-ALL_SUBSETS, ALL_PAIRS, BEAM, BEAM_RECIPES = 5, 12, 8, 4
-SCREENED, CANDIDATES = 80, 30
+FULL_FIT = 24
+SCREENED, CANDIDATES = 96, 48
+SCREEN_POINTS = 4
 REPLICATES = (1, 2, 4, 8)
-TIE = 0.1
+SINGLES_SHARE, OPENING_SHARE, FIRST_CHAINS = 0.5, 0.6, 3
+"""Of the budget: above it single hops are only looked at; below it three chains are sure of a run."""
+EXPLORING = 0.7
+"""Share of the budget in which a trial is worth what knowing its arm would be, not what that trial tells."""
 CONFIRM = ((0.3, 2), (0.15, 3))
 """When no more than this share of the budget is left, leader and rival are run that many times."""
-_Z = norm.ppf((np.arange(16) + 0.5) / 16)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training: the last model of `path`, taught by the one before it (nobody, when it is alone).
-
-    Attributes:
-        path: sizes from the teacher to the model trained; (size,) with recipe "scratch" for labels alone.
-        recipe: of every hop of the path.
-        seed: of the initialisation and the data order; a path's prefix has the same.
-        fraction: of a full training; the prefix has the same.
-    """
-
-    path: tuple[Any, ...]
-    recipe: str
-    seed: int
-    fraction: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The path to take, what it should score, and whether its assistants are worth their price.
-
-    Attributes:
-        path, recipe, fraction: what to train; the path ends at the student.
-        predicted: 80 % interval of the true mean over seeds.
-        predicted_run: 80 % interval of one run.
-        assistant_pays: the path has an assistant and beats the best single hop beyond noise.
-        reason: why this one, in one or two lines.
-        tried: whether this very arm was run to its end at least once.
-        n_runs: how many finite runs of it were told.
-        alternatives: every arm considered, best first.
-    """
-
-    path: tuple[Any, ...]
-    recipe: str
-    fraction: float
-    predicted: Predicted
-    predicted_run: Predicted
-    assistant_pays: bool
-    reason: str
-    tried: bool
-    n_runs: int = 0
-    alternatives: tuple[Alternative, ...] = ()
-
-    def __str__(self) -> str:
-        sizes = " → ".join(str(size) for size in self.path)
-        return f"{sizes} by {self.recipe}, fraction {self.fraction:g}: {self.predicted}"
 
 
 class Planner:
     """Chooses trainings one by one (`ask`), learns their scores (`tell`) and names a path (`choose`).
 
-    Each step weighs, for every arm that can still be paid for, how much better the final choice is
-    expected to become per student training spent (knowledge gradient with repeats, Frazier & Powell
-    2010, under gapkit.forecast's belief). Every single-hop recipe and scratch come first. A chain is
-    asked hop by hop, prefix first, and only begun when the budget covers its end.
+    Single-hop recipes and scratch come first, then three chains of one assistant, spread over the sizes,
+    while the budget lasts. From there each step weighs, for every arm that can still be paid for, how much
+    better the final choice is expected to become per student training spent: first by knowing the arm,
+    later by the runs that can be paid for (knowledge gradient with repeats, Frazier & Powell 2010, under
+    gapkit.forecast's belief). A chain is asked hop by hop, prefix
+    first, and only begun when the budget covers its end. It is chosen only where it is likely to beat the
+    best single hop.
 
     Args:
         sizes: 2 to 20 different labels, teacher first, student last.
@@ -91,6 +50,7 @@ class Planner:
         teacher_score: on the scale of the scores told.
         fractions: of a full training that may be asked: 0.25 a quick look, 4.0 patience.
         seed: kept beside the search; nothing is drawn, so the same scores give the same trials.
+        chains_only: recipes that say nothing without an assistant: no single hop has them.
 
     Raises:
         InputError: one line that names what does not fit.
@@ -112,20 +72,21 @@ class Planner:
         teacher_score: float,
         fractions: Sequence[float] = (1.0,),
         seed: int = 0,
+        chains_only: Collection[str] = (),
     ) -> None:
-        _check(sizes, cost, recipes, budget, teacher_score, fractions)
+        check_search(check_space(sizes, cost, recipes, fractions), budget, teacher_score)
         self.sizes, self.recipes = tuple(sizes), tuple(recipes)
         self.cost = {size: float(cost[size]) for size in self.sizes[1:]}
         self.budget, self.teacher_score = float(budget), float(teacher_score)
         self.fractions = tuple(float(fraction) for fraction in fractions)
         self.seed = seed
         self.spent = 0.0
-        self._used: dict[Arm, set[int]] = {}  # seeds asked or told
-        self._told: dict[Arm, dict[int, float]] = {}  # seed -> score
+        self._space = SearchSpace(
+            self.sizes, self.cost, self.recipes, self.fractions, frozenset(chains_only)
+        )
+        self._ledger = Ledger()
         self._queue: list[Trial] = []
-        self._rank = {size: index for index, size in enumerate(self.sizes)}
         self._fitted: tuple[int, Forecast] | None = None
-        self._version = 0
         self._n_full = 0
 
     @property
@@ -141,7 +102,7 @@ class Planner:
     @property
     def remaining(self) -> float:
         """Student trainings not yet spent on trials asked, nor set apart for a chain begun."""
-        return self.budget - self.spent - sum(self._price(trial) for trial in self._queue)
+        return self.budget - self.spent - self._price(self._queue)
 
     def ask(self) -> Trial | None:
         """The next trial; None when nothing more can be paid for.
@@ -149,13 +110,13 @@ class Planner:
         Asking again before telling gives another trial, never the same one; trials may be run in the
         order in which they were asked.
         """
-        if not self._queue and sum(map(len, self._used.values())) < MAX_RUNS:
+        if not self._queue and self._ledger.n_used < MAX_RUNS:
             self._queue = self._next_chain()
         if not self._queue:
             return None
         trial = self._queue.pop(0)
-        self._used.setdefault(_arm(trial), set()).add(trial.seed)
-        self.spent += self._price(trial)
+        self._ledger.ask(trial)
+        self.spent += self._price([trial])
         return trial
 
     def tell(self, trial: Trial, score: float) -> None:
@@ -167,18 +128,16 @@ class Planner:
         Raises:
             InputError: when the path is not one of this planner's sizes, or the score is no number.
         """
-        trial = self._known(trial)
+        trial = self._space.known(trial)
         try:
             value = float(score)
         except (TypeError, ValueError):
             raise InputError(f"Expected a score that is a number but got {score!r}") from None
-        self._told.setdefault(_arm(trial), {})[trial.seed] = value
-        self._used.setdefault(_arm(trial), set()).add(trial.seed)
-        self._version += 1
+        self._ledger.tell(trial, value)
         if trial in self._queue:
             self._queue.remove(trial)
         if not math.isfinite(value):
-            self._queue = [waiting for waiting in self._queue if not _grows_from(waiting, trial)]
+            self._queue = [waiting for waiting in self._queue if not waiting.grows_from(trial)]
 
     def choose(self, among: Callable[[Arm], bool] | None = None) -> Choice:
         """The arm with the highest expected score; among arms within noise, the cheapest.
@@ -187,24 +146,9 @@ class Planner:
         """
         arms = self._screened()
         if among is not None:
-            arms = [arm for arm in arms if among(arm)] or self._single_hops()
-        forecast = self.forecast()
-        mean, _ = forecast.screen(arms, n_points=12)
-        best = self._best(arms, mean, forecast.run_sd) if forecast.runs else 0
-        arm, n_runs = arms[best], self._n_runs(arms[best])
-        pays, why = self._claim(arm, arms, mean, forecast)
-        return Choice(
-            path=arm.path,
-            recipe=arm.recipe,
-            fraction=arm.fraction,
-            predicted=forecast.true_mean(arm),
-            predicted_run=forecast.one_run(arm),
-            assistant_pays=pays,
-            reason=why,
-            tried=n_runs > 0,
-            n_runs=n_runs,
-            alternatives=self._alternatives(arms, mean, forecast, arm),
-        )
+            arms = [arm for arm in arms if among(arm)] or self._space.single_hops()
+        told, n_runs = bool(self._ledger.told), self._ledger.n_runs
+        return Decision(arms, self.forecast(), self._space.price, n_runs, told).choice()
 
     def forecast(self, size: Any = None) -> Forecast:
         """What the scores told so far say about paths that end at `size` (default: the student)."""
@@ -212,14 +156,14 @@ class Planner:
         if size not in self.cost:
             raise unknown("size below the teacher", size, self.sizes[1:])
         if size != self.student:
-            return Forecast(self.sizes, self._runs(size), self.teacher_score)
-        if self._fitted is None or self._fitted[0] != self._version:
-            self._fitted = (self._version, self._refitted())
+            return Forecast(self.sizes, self._ledger.runs(size), self.teacher_score)
+        if self._fitted is None or self._fitted[0] != self._ledger.version:
+            self._fitted = (self._ledger.version, self._refitted())
         return self._fitted[1]
 
     def _refitted(self) -> Forecast:
         """The student's forecast; with many runs, mostly from the grid points found likely before."""
-        runs = self._runs(self.student)
+        runs = self._ledger.runs(self.student)
         grid = None
         if self._fitted is not None and FULL_FIT < len(runs) < 1.2 * self._n_full:
             grid = self._fitted[1].likely
@@ -229,126 +173,121 @@ class Planner:
 
     def execution_cost(self, arm: Arm) -> float:
         """Student trainings that carrying out the whole path takes."""
-        return sum(self.cost[hop.path[-1]] * hop.fraction for hop in _hops(arm))
+        return self._space.price(arm)
 
-    def _price(self, trial: Trial) -> float:
-        return self.cost[trial.path[-1]] * trial.fraction
-
-    def _runs(self, size: Any) -> list[Run]:
-        told = [
-            Run(arm, seed, score)
-            for arm, runs in self._told.items()
-            if arm.path[-1] == size
-            for seed, score in runs.items()
-        ]
-        finite = [run.score for run in told if math.isfinite(run.score)]
-        if not finite:
-            return []
-        bad = min(finite) - 0.5 * (max(finite) - min(finite))
-        return [r if math.isfinite(r.score) else Run(r.arm, r.seed, bad) for r in told]
-
-    def _n_runs(self, arm: Arm) -> int:
-        return sum(map(math.isfinite, self._told.get(arm, {}).values()))
-
-    def _failing(self, arm: Arm) -> bool:
-        """Whether a hop of the arm failed at least as often as it gave a score."""
-        return any(
-            2 * self._n_runs(hop) <= len(self._told[hop])
-            for hop in _hops(arm)
-            if self._told.get(hop)
-        )
-
-    def _single_hops(self) -> list[Arm]:
-        names = [name for name in self.recipes if name != SCRATCH]
-        order = [*self.recipes] if SCRATCH in self.recipes else [*names, SCRATCH]
-        path = {SCRATCH: (self.student,)}
-        direct = (self.teacher, self.student)
-        nearest_full = sorted(self.fractions, key=lambda f: (abs(math.log(f)), f))
-        return [
-            Arm(path.get(name, direct), name, fraction)
-            for fraction in nearest_full
-            for name in order
-        ]
-
-    def _chains(self) -> list[Arm]:
-        """Arms with assistants: all subsets of few sizes, up to two of more, a beam's of many."""
-        middle = self.sizes[1:-1]
-        names = [name for name in self.recipes if name != SCRATCH]
-        most = len(middle) if len(middle) <= ALL_SUBSETS else 2
-        alone = [Arm((self.teacher, size, self.student), name) for size in middle for name in names]
-        wide, wide_names = middle, names
-        if len(middle) > ALL_PAIRS or len(names) * len(middle) ** 2 > 4 * ALL_PAIRS**2:
-            wide, wide_names = self._beam(alone)
-        sets = [chosen for n in range(2, most + 1) for chosen in combinations(wide, n)]
-        if len(middle) > most:
-            sets += [wide[i:j] for i in range(len(wide)) for j in range(i + 3, len(wide) + 1)]
-        long = [Arm((self.teacher, *s, self.student), name) for s in sets for name in wide_names]
-        return [Arm(a.path, a.recipe, f) for a in [*alone, *long] for f in self.fractions]
-
-    def _beam(self, alone: list[Arm]) -> tuple[tuple[Any, ...], list[str]]:
-        """The assistants and the recipes that look best in chains of one assistant."""
-        forecast = self.forecast()
-        if not alone:
-            return (), []
-        mean, sd = forecast.screen(alone, n_points=1)
-        shape = (len(self.sizes) - 2, -1)
-        value = (mean + sd).reshape(shape)
-        assistants = sorted(np.argsort(-value.max(1), kind="stable")[:BEAM])
-        names = [arm.recipe for arm in alone[: value.shape[1]]]
-        recipes = sorted(np.argsort(-value.max(0), kind="stable")[:BEAM_RECIPES])
-        return tuple(self.sizes[1 + i] for i in assistants), [names[i] for i in recipes]
+    def _price(self, trials: Sequence[Trial]) -> float:
+        return sum(self.cost[trial.path[-1]] * trial.fraction for trial in trials)
 
     def _arms(self) -> list[Arm]:
         """All arms that end at the student: single hops first, then chains, shorter first."""
         told = [
             arm
-            for arm in self._told
+            for arm in self._ledger.told
             if arm.path[-1] == self.student
             and arm.fraction in self.fractions
             and arm.recipe in (*self.recipes, SCRATCH)
         ]
-        return list(dict.fromkeys([*self._single_hops(), *self._chains(), *told]))
+        chains = self._space.chains(self._promise)
+        return list(dict.fromkeys([*self._space.single_hops(), *chains, *told]))
+
+    def _promise(self, arms: Sequence[Arm], n_points: int = SCREEN_POINTS) -> np.ndarray:
+        """Expected score and a standard deviation more (a,), at the fraction that promises most.
+
+        A quick look is worth what it tells of the long training.
+        """
+        mean, sd = self.forecast().screen(arms, n_points)
+        best: dict[tuple[Any, str], float] = {}
+        for arm, value in zip(arms, (mean + sd).tolist()):
+            way = (arm.path, arm.recipe)
+            best[way] = max(value, best.get(way, value))
+        return np.array([best[arm.path, arm.recipe] for arm in arms])
 
     def _screened(self) -> list[Arm]:
         """The arms worth weighing: all when few, else told ones, single hops and the most promising."""
-        arms = self._arms()
-        if any(not math.isfinite(score) for runs in self._told.values() for score in runs.values()):
-            arms = [arm for arm in arms if not self._failing(arm)] or self._single_hops()
+        arms, singles = self._arms(), self._space.single_hops()
+        if self._ledger.any_failed:
+            arms = [arm for arm in arms if not self._ledger.failing(arm)] or singles
         if len(arms) <= SCREENED:
             return arms
-        mean, sd = self.forecast().screen(arms, n_points=1)
-        sure = np.array([arm in self._told for arm in arms])
-        sure[: len(self._single_hops())] |= len(self._single_hops()) <= SCREENED // 2
-        value = np.where(sure, np.inf, mean + sd)
+        sure = np.array([arm in self._ledger.told for arm in arms])
+        sure[: len(singles)] |= len(singles) <= SCREENED // 2
+        value = np.where(sure, np.inf, self._promise(arms))
         keep = np.sort(np.argsort(-value, kind="stable")[: max(SCREENED, int(sure.sum()))])
         return [arms[index] for index in keep]
 
     def _next_chain(self) -> list[Trial]:
         """The trials of the arm that is worth its price most, prefix first; empty when none fits."""
-        for arm in self._opening():
-            chain = self._missing(arm, self._next_seeds(arm, 1)[0])
-            if chain and self._affordable(chain):
+        for arm in (*self._opening(), *self._first_chains()):
+            if chain := self._payable(arm):
                 return chain
         arms = self._screened()
         forecast = self.forecast()
-        mean, sd = forecast.screen(arms, n_points=4)
+        mean, _ = forecast.screen(arms)
         for index in self._unconfirmed(arms, mean):
-            chain = self._missing(arms[index], self._next_seeds(arms[index], 1)[0])
-            if self._affordable(chain):
+            if chain := self._payable(arms[index]):
                 return chain
-        order = np.argsort(-(mean + 1.5 * sd), kind="stable")
-        n_seeds = max((len(seeds) for seeds in self._used.values()), default=0)
+        twice, price = self._to_confirm(arms, mean)
+        room = self.remaining - price
+        spare = [a in twice or self._price(self._payable(a)) <= room + 1e-9 for a in arms]
+        return self._worthiest(arms, spare) or self._worthiest(arms, [True] * len(arms))
+
+    def _worthiest(self, arms: list[Arm], allowed: Sequence[bool]) -> list[Trial]:
+        """The trials of the allowed arm that is worth its price most; empty when none can be paid for."""
+        forecast = self.forecast()
+        n_seeds = max((len(seeds) for seeds in self._ledger.used.values()), default=0)
         belief = forecast.belief(arms, range(n_seeds + max(REPLICATES)))
         best: list[Trial] = []
         best_value, n_weighed = -1.0, 0
-        for index in order.tolist():
-            chain, value = self._value(arms, index, belief)
-            n_weighed += bool(chain)
-            if chain and value > best_value:
+        for index in np.argsort(-self._promise(arms, N_KEPT), kind="stable").tolist():
+            chain = self._payable(arms[index]) if allowed[index] else []
+            if not chain:
+                continue
+            value = self._value(arms, index, belief)
+            if value > best_value:
                 best, best_value = chain, value
+            n_weighed += 1
             if n_weighed == CANDIDATES:
                 break
         return best
+
+    def _opening(self) -> list[Arm]:
+        """Single hops never run, at the fraction that lets the budget see most of them.
+
+        After two of them, the price of a chain is left where the budget still covers one.
+        """
+        singles = self._space.single_hops()
+        n_names = len(singles) // len(self.fractions)
+        fraction = singles[0].fraction
+        if self.cost[self.student] * fraction * n_names > SINGLES_SHARE * self.budget:
+            fraction = min(fraction, *self.fractions)
+        first = [arm for arm in singles if arm.fraction == fraction]
+        rest = [arm for arm in first if arm not in self._ledger.used]
+        if rest and len(first) - len(rest) >= 2 and self._space.middle:
+            looks = self._space.first_looks(rest[0].recipe, fraction)
+            chain = min(self._space.price(arm) for arm in looks)
+            after = self.remaining - self.cost[self.student] * fraction
+            if after + 1e-9 < chain <= self.remaining + 1e-9:
+                return []
+        return rest
+
+    def _first_chains(self) -> list[Arm]:
+        """Chains by the recipe that leads in a single hop, while few were run and most is unspent."""
+        ended = [arm for arm in self._ledger.used if arm.path[-1] == self.student]
+        single = [arm for arm in ended if len(arm.path) == 2 and self._ledger.n_runs(arm)]
+        n_chains = sum(arm.n_assistants > 0 for arm in ended)
+        late = self.spent >= OPENING_SHARE * self.budget
+        if not single or n_chains >= FIRST_CHAINS or late:
+            return []
+        mean, _ = self.forecast().screen(single)
+        names = list(dict.fromkeys(single[i].recipe for i in np.argsort(-mean, kind="stable")))
+        fraction = single[int(np.argmax(mean))].fraction
+        looks = [
+            self._space.first_looks(names[n % len(names)], fraction) for n in range(FIRST_CHAINS)
+        ]
+        arms = [arms[n] for n, arms in enumerate(looks) if n < len(arms)]
+        return [
+            arm for arm in arms if arm not in self._ledger.used and not self._ledger.failing(arm)
+        ]
 
     def _unconfirmed(self, arms: list[Arm], mean: np.ndarray) -> list[int]:
         """Once a share of the budget is left: the leader and its single-hop rival, while runs are few.
@@ -356,239 +295,40 @@ class Planner:
         A claim needs runs of both, and one lucky run shall not decide.
         """
         wanted = [n for share, n in CONFIRM if self.remaining <= share * self.budget]
-        leader = int(np.argmax(mean))
-        pair = [leader]
-        if arms[leader].n_assistants:
-            pair += _best_single(arms, mean)
-        few = [i for i in pair if self._n_runs(arms[i]) < max(wanted, default=0)]
-        return sorted(few, key=lambda i: self._n_runs(arms[i]))
+        pair = [int(np.argmax(mean))]
+        rival = best_single(arms, mean)
+        if arms[pair[0]].n_assistants and rival is not None:
+            pair.append(rival)
+        few = [i for i in pair if self._ledger.n_runs(arms[i]) < max(wanted, default=0)]
+        return sorted(few, key=lambda i: self._ledger.n_runs(arms[i]))
 
-    def _opening(self) -> list[Arm]:
-        """Single hops never run, at the fraction that lets the budget see most of them."""
-        singles = self._single_hops()
-        names = len(singles) // len(self.fractions)
-        full = [arm for arm in singles if arm.fraction == singles[0].fraction]
-        cost = self.cost[self.student] * singles[0].fraction
-        looks = min(self.fractions)
-        if cost * names > 0.5 * self.budget and looks < singles[0].fraction:
-            full = [arm for arm in singles if arm.fraction == looks]
-        return [arm for arm in full if arm not in self._used]
+    def _to_confirm(self, arms: list[Arm], mean: np.ndarray) -> tuple[set[Arm], float]:
+        """The leader and chains whose first score is awaited, and what a second run of one takes at most.
 
-    def _value(self, arms: list[Arm], index: int, belief: Belief) -> tuple[list[Trial], float]:
-        """First chain of trials that running the arm takes, and its knowledge gradient per cost."""
-        arm = arms[index]
-        seeds = self._next_seeds(arm, max(REPLICATES))
-        chains = [self._missing(arm, seed) for seed in seeds]
-        if not chains[0] or not self._affordable(chains[0]):
-            return [], 0.0
-        best = 0.0
-        price = np.cumsum([sum(self._price(trial) for trial in chain) for chain in chains])
-        for count in REPLICATES:
-            if price[count - 1] > self.remaining + 1e-9:
-                break
-            gain = knowledge_gradient(belief, index, len(arms) + np.array(seeds[:count]))
-            best = max(best, gain / price[count - 1])
-        return chains[0], best
-
-    def _next_seeds(self, arm: Arm, count: int) -> list[int]:
-        """The smallest seeds that the arm was not run with and no hop of it failed with."""
-        used = set(self._used.get(arm, ()))
-        for hop in _hops(arm)[:-1]:
-            used |= {s for s, score in self._told.get(hop, {}).items() if not math.isfinite(score)}
-        return [seed for seed in range(count + len(used)) if seed not in used][:count]
-
-    def _missing(self, arm: Arm, seed: int) -> list[Trial]:
-        """Trials of the chain that were neither told nor asked."""
-        return [
-            Trial(hop.path, hop.recipe, seed, hop.fraction)
-            for hop in _hops(arm)
-            if seed not in self._used.get(hop, ())
+        Other trials leave that much of the budget, where it is there.
+        """
+        waiting = [
+            arm
+            for arm in self._ledger.used
+            if arm.n_assistants and arm.path[-1] == self.student and arm not in self._ledger.told
         ]
+        leader = arms[int(np.argmax(mean))]
+        once = {arm for arm in (leader, *waiting) if len(self._ledger.used.get(arm, ())) == 1}
+        return once, max((self._price(self._payable(arm)) for arm in once), default=0.0)
 
-    def _affordable(self, chain: list[Trial]) -> bool:
-        return sum(self._price(trial) for trial in chain) <= self.remaining + 1e-9
-
-    def _best(self, arms: list[Arm], mean: np.ndarray, run_sd: float) -> int:
-        """Index of the cheapest arm whose expected score is within a tenth of a run's noise of the best."""
-        near = np.flatnonzero(mean >= mean.max() - TIE * run_sd)
-        return int(
-            min(
-                near,
-                key=lambda i: (
-                    round(self.execution_cost(arms[i]), 9),
-                    self._n_runs(arms[i]) == 0,
-                    -mean[i],
-                ),
+    def _value(self, arms: list[Arm], index: int, belief: Belief) -> float:
+        """What running the arm is worth by its cost: to know it at all, then by runs that can be paid for."""
+        seeds = self._ledger.next_seeds(arms[index], max(REPLICATES))
+        if self.spent < EXPLORING * self.budget:
+            return value_of_knowing(belief, index) / self._price(
+                self._ledger.missing(arms[index], seeds[0])
             )
-        )
+        prices = [self._price(self._ledger.missing(arms[index], seed)) for seed in seeds]
+        payable = np.cumsum(prices) <= self.remaining + 1e-9
+        counts = [n for n in REPLICATES if payable[n - 1]]
+        return best_rate(belief, index, len(arms) + np.array(seeds), prices, counts)
 
-    def _claim(
-        self, arm: Arm, arms: list[Arm], mean: np.ndarray, forecast: Forecast
-    ) -> tuple[bool, str]:
-        """Whether an assistant pays (gain above 2σ√(1/n₁+1/n₂) over the best single hop), and why."""
-        if not forecast.runs:
-            what = "Every run failed so far" if self._told else "Nothing was measured yet"
-            return False, f"{what}: {arm.recipe} along {arm.path}, untried or failed."
-        n = self._n_runs(arm)
-        base = f"Expected {mean[arms.index(arm)]:.4g} from {n} run{'s' * (n != 1)}"
-        base = base if n else f"{base} of this arm (untried; forecast from other arms)"
-        if arm.n_assistants == 0:
-            return False, f"{base}; no chain is expected to do better beyond noise."
-        singles = _best_single(arms, mean)
-        if not singles:
-            return False, f"{base}; not claimed: every single hop failed, so there is no rival."
-        best = singles[0]
-        rival, m = arms[best], self._n_runs(arms[best])
-        gain = float(mean[arms.index(arm)] - mean[best])
-        if n < 2 or m < 1:
-            return False, (
-                f"{base}; {gain:+.3g} over {rival.recipe} in a single hop, not claimed: it takes two "
-                f"runs of the chain and one of its rival, there are {n} and {m}."
-            )
-        limit = 2.0 * forecast.run_sd * math.sqrt(1 / n + 1 / m)
-        pays = gain > limit
-        said = "beyond" if pays else "within"
-        return pays, (
-            f"{base}; {gain:+.3g} over {rival.recipe} in a single hop (n = {m}), {said} the noise "
-            f"limit of {limit:.3g}."
-        )
-
-    def _alternatives(
-        self, arms: list[Arm], mean: np.ndarray, forecast: Forecast, chosen: Arm
-    ) -> tuple[Alternative, ...]:
-        cost = np.array([self.execution_cost(arm) for arm in arms])
-        order = np.argsort(-mean, kind="stable")
-        shown = [
-            i
-            for rank, i in enumerate(order)
-            if rank < 12 or arms[i] in self._told or arms[i] == chosen or arms[i].n_assistants == 0
-        ]
-        forecasts = forecast.true_means([arms[i] for i in shown])
-        return tuple(
-            Alternative(
-                path=tuple(_label(size) for size in arms[i].path),
-                recipe=arms[i].recipe,
-                fraction=arms[i].fraction,
-                predicted=predicted,
-                cost=float(cost[i]),
-                n_runs=self._n_runs(arms[i]),
-                chosen=arms[i] == chosen,
-                on_front=not np.any(
-                    ((mean >= mean[i]) & (cost < cost[i])) | ((mean > mean[i]) & (cost <= cost[i]))
-                ),
-            )
-            for i, predicted in zip(shown, forecasts)
-        )
-
-    def _known(self, trial: Any) -> Trial:
-        """The trial in the planner's own terms."""
-        path, recipe = tuple(trial.path), trial.recipe
-        for size in path:
-            if size not in self._rank:
-                raise unknown("size", size, self.sizes)
-        ranks = [self._rank[size] for size in path]
-        if recipe == SCRATCH and (len(path) != 1 or ranks == [0]):
-            raise InputError(
-                f"Expected a path of one size below the teacher's for {SCRATCH!r} but got {path}"
-            )
-        if recipe != SCRATCH and (len(path) < 2 or ranks[0] != 0 or ranks != sorted(set(ranks))):
-            raise InputError(
-                f"Expected a path from the teacher {self.teacher!r} down the sizes but got {path}"
-            )
-        if not (math.isfinite(trial.fraction) and trial.fraction > 0):
-            raise InputError(f"Expected a fraction above 0 but got {trial.fraction!r}")
-        return Trial(path, recipe, int(trial.seed), float(trial.fraction))
-
-
-def knowledge_gradient(belief: Belief, arm: int, seeds: np.ndarray) -> float:
-    """Expected rise of the best expected score when the arm is run once under each seed (never negative).
-
-    E[max_a μ'_a] − max_a μ_a, where μ' = μ + σ̃·Z is the belief after the mean of those runs (Frazier,
-    Powell & Dayanik 2009, eq. 11), over 16 equally likely Z.
-
-    Args:
-        belief: about a arms and s seeds.
-        arm: index of the arm that would be run.
-        seeds: (m,) indices of the seeds in belief.cov.
-
-    >>> belief = Belief(np.array([0.0, 0.0]), np.diag([1.0, 0.0, 0.0]), noise=0.0)
-    >>> round(knowledge_gradient(belief, 0, np.array([2])), 1)  # E[max(Z, 0)] = 0.399
-    0.4
-    """
-    n_arms = len(belief.mean)
-    c = belief.cov[:, arm] + belief.cov[:, seeds].mean(1)
-    variance = c[arm] + c[seeds].mean() + belief.noise / len(seeds)
-    if variance <= 0:
-        return 0.0
-    shift = c[:n_arms] / math.sqrt(variance)
-    after = (belief.mean[:, None] + shift[:, None] * _Z).max(0).mean()
-    return max(0.0, float(after - belief.mean.max()))
-
-
-def _arm(trial: Trial) -> Arm:
-    return Arm(trial.path, trial.recipe, trial.fraction)
-
-
-def _best_single(arms: Sequence[Arm], mean: np.ndarray) -> list[int]:
-    """Index of the best scratch or single-hop arm; empty when there is none."""
-    singles = [i for i, arm in enumerate(arms) if arm.n_assistants == 0]
-    return [max(singles, key=lambda i: mean[i])] if singles else []
-
-
-def _hops(arm: Arm) -> list[Arm]:
-    """The arm and the prefixes that it is built on, first hop first."""
-    return [Arm(arm.path[:n], arm.recipe, arm.fraction) for n in range(2, len(arm.path))] + [arm]
-
-
-def _grows_from(trial: Trial, prefix: Trial) -> bool:
-    return trial.path[: len(prefix.path)] == prefix.path and (
-        trial.recipe,
-        trial.seed,
-        trial.fraction,
-    ) == (prefix.recipe, prefix.seed, prefix.fraction)
-
-
-def _label(size: Any) -> Any:
-    return size if isinstance(size, (int, float, str)) else str(size)
-
-
-def _check(
-    sizes: Sequence[Hashable],
-    cost: Mapping[Any, float],
-    recipes: Sequence[str],
-    budget: float,
-    teacher_score: float,
-    fractions: Sequence[float],
-) -> None:
-    """Raise InputError, naming all mistakes, when a planner cannot be built from these."""
-    wrong = []
-    sizes = tuple(sizes)
-    if isinstance(recipes, str):
-        wrong.append(f"Expected a list of recipe names but got the string {recipes!r}")
-    if not 2 <= len(sizes) <= MAX_SIZES or len(set(sizes)) != len(sizes):
-        wrong.append(
-            f"Expected 2 to {MAX_SIZES} different sizes, teacher first, but got {list(sizes)}"
-        )
-    for size in sizes[1:]:
-        if size not in cost:
-            wrong.append(f"Expected a cost for size {size!r} but got none")
-        elif not _positive(cost[size]):
-            wrong.append(f"Expected a cost above 0 for size {size!r} but got {cost[size]!r}")
-    if not recipes or len(set(recipes)) != len(recipes):
-        wrong.append(f"Expected at least one recipe, each once, but got {list(recipes)}")
-    if not _positive(budget) and budget != 0:
-        wrong.append(f"Expected a finite budget of at least 0 but got {budget!r}")
-    if not isinstance(teacher_score, (int, float, np.number)) or not math.isfinite(teacher_score):
-        wrong.append(f"Expected a finite teacher score but got {teacher_score!r}")
-    if (
-        not fractions
-        or not all(_positive(f) for f in fractions)
-        or len(set(fractions)) != len(fractions)
-    ):
-        wrong.append(f"Expected different fractions above 0 but got {list(fractions)}")
-    if wrong:
-        raise InputError("; ".join(wrong))
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and 0 < float(value) < math.inf
+    def _payable(self, arm: Arm) -> list[Trial]:
+        """The trials of one more run of the arm; empty when they cannot be paid for."""
+        chain = self._ledger.missing(arm, self._ledger.next_seeds(arm, 1)[0])
+        return chain if self._price(chain) <= self.remaining + 1e-9 else []

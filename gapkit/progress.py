@@ -1,9 +1,10 @@
-"""Progress: a bar with the time left in a terminal, plain lines elsewhere."""
+"""Progress: nested bars with the time left in a terminal, plain lines with the time elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,12 +19,18 @@ VERBS = {
 
 
 class Progress:
-    """Hears (phase, done, total, what) from a Study and shows it on standard error."""
+    """Hears (phase, done, total, what) from a Study and shows it on standard error.
 
-    def __init__(self) -> None:
+    Args:
+        phases: those that are to come, in order: in a terminal a bar above the phase's own counts them.
+    """
+
+    def __init__(self, phases: Sequence[str] = ()) -> None:
+        self._phases = tuple(phases)
         self._phase, self._start, self._said, self._what = "", 0.0, 0.0, ""
         self._bar: Any = None
         self._task: Any = None
+        self._whole: Any = None
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -40,6 +47,8 @@ class Progress:
                 transient=True,
             )
             self._bar.start()
+            if len(self._phases) > 1:
+                self._whole = self._bar.add_task("all of it", total=len(self._phases), what="")
         return self
 
     def __exit__(
@@ -59,13 +68,15 @@ class Progress:
             self._phase, self._start, self._said, self._what = phase, time.monotonic(), 0.0, ""
             if self._bar is not None:
                 self._task = self._bar.add_task(VERBS.get(phase, phase), total=total, what=what)
+            self._count(0.0)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, what=what)
+            self._count(done / total if total > 0 else 0.0)
         elif what != self._what and time.monotonic() - self._said > (
             QUIET_SECONDS if self._said else -1
         ):
             left = _left(time.monotonic() - self._start, done, total)
-            print(f"{VERBS.get(phase, phase)}: {what}{left}", file=sys.stderr, flush=True)
+            _line(f"{VERBS.get(phase, phase)}: {what}{left}")
             self._said, self._what = time.monotonic(), what
 
     def _finish(self, how: str) -> None:
@@ -77,8 +88,21 @@ class Progress:
             self._bar.remove_task(self._task)
             self._bar.console.print(text, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _line(text)
         self._phase = ""
+
+    def _count(self, share: float) -> None:
+        """Bring the bar of all phases to where the running one is; phases that were done before count."""
+        if self._whole is None or self._phase not in self._phases:
+            return
+        at = self._phases.index(self._phase)
+        what = f"step {at + 1} of {len(self._phases)}"
+        self._bar.update(self._whole, completed=at + min(1.0, share), what=what)
+
+
+def _line(text: str) -> None:
+    """A plain line that begins with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _left(elapsed: float, done: float, total: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Annotated, Any
 
 import numpy as np
@@ -76,3 +77,32 @@ class Record(BaseModel):
         """A validated copy with some fields changed."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**(fields | changes))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the record in a line, and its fields in a table."""
+        fields = ((name, _cell(getattr(self, name))) for name in type(self).model_fields)
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align: left">{escape(name.replace("_", " "))}</th>'
+            f'<td style="text-align: left">{cell}</td></tr>'
+            for name, cell in fields
+            if cell
+        )
+        return f"<p>{_words(self)}</p><table>{rows}</table>"
+
+
+SHOWN, LONGEST = 8, 300
+
+
+def _words(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return escape(text if len(text) <= LONGEST else text[:LONGEST] + "…")
+
+
+def _cell(value: Any) -> str:
+    """A field's value as HTML; several records a line each, arrays by their shape, nothing for nothing."""
+    if isinstance(value, np.ndarray):
+        return f"{'×'.join(map(str, value.shape))} numbers" if value.size else ""
+    if isinstance(value, (tuple, list)):
+        more = f"<br>… {len(value) - SHOWN} more" if len(value) > SHOWN else ""
+        return "<br>".join(map(_words, value[:SHOWN])) + more
+    return "" if value is None or value == "" else _words(value)

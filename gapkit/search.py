@@ -73,7 +73,14 @@ def plan(
         name: given if isinstance(given, Way) else plain(given) for name, given in knowledge.items()
     }
     planner = make_planner(
-        sizes, prices, list(ways), budget, teacher_score, fractions=fractions, seed=seed
+        sizes,
+        prices,
+        ways,
+        budget,
+        teacher_score,
+        fractions=fractions,
+        seed=seed,
+        chains_only=[name for name, way in ways.items() if way.scheme == "dense"],
     )
     given = any(row.origin == "control" for row in known)
     controls = [] if given or gap is None else control_rows(gap.controls)
@@ -116,6 +123,7 @@ def make_planner(
     *,
     fractions: Sequence[float],
     seed: int,
+    chains_only: Sequence[str] = (),
 ) -> Planner:
     """The planner of a family: scratch is always among its arms."""
     cost = {size: prices.trainings(size) for size in sizes[1:]}
@@ -128,6 +136,7 @@ def make_planner(
         teacher_score=teacher_score,
         fractions=fractions,
         seed=seed,
+        chains_only=chains_only,
     )
 
 

@@ -27,6 +27,7 @@ from gapkit.diagnosis import diagnose
 from gapkit.distiller import Tick
 from gapkit.errors import InputError
 from gapkit.execution import Execution
+from gapkit.exhibits import Exhibits, exhibit
 from gapkit.family import Family, Size, count_parameters
 from gapkit.gap import ALIKE, LIKE_TEACHER, RATE, ControlRun, Gap
 from gapkit.gates import check_gates
@@ -681,12 +682,22 @@ class Study:
         )
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write the PDF (or .md) of whatever the run folder holds; default: gap.pdf in it."""
+        """Write the report of whatever the run folder holds: PDF, or .md, .html, .json by the path's ending.
+
+        Args:
+            path: default: gap.pdf in the run folder.
+        """
         from gapkit.reports import write as write_report
 
+        target = self.run.path("gap.pdf") if path is None else Path(path)
+        inside = target.resolve().parent == self.run.folder.resolve()
+        if inside and target.suffix == ".json" and target.name != "report.json":
+            raise InputError(
+                f"Expected a report outside the run's own results but got {target}; report.json is free"
+            )
         grounds = self._grounds()
         return write_report(
-            self.run.path("gap.pdf") if path is None else path,
+            target,
             study=self.name,
             measurements=grounds.measurements,
             gap=grounds.gap,
@@ -694,9 +705,23 @@ class Study:
             outcome=grounds.outcome,
             gates=check_gates(grounds),
             choice=None if grounds.lead is None else choose_knowledge(grounds),
+            exhibits=self._exhibits(grounds.outcome),
             manifest=self._manifest(),
             task_unit=self.task.unit,
         )
+
+    def _exhibits(self, outcome: Outcome | None) -> Exhibits:
+        """Real samples with what each model's answer rests on, kept in the run folder."""
+        models = {"teacher": self.teacher, "student": self.student}
+        if outcome is not None:
+            models["reached"] = self.trainings.model(outcome.stages[-1].training)
+        request = {role: hash_weights(model) for role, model in models.items()}
+        found = self.run.load("exhibits", Exhibits, request)
+        if found is None:
+            models = {role: on_device(model, self.device) for role, model in models.items()}
+            found = exhibit(self.task, self.data, models, self.device, self.seed)
+            self.run.save("exhibits", found, request)
+        return found
 
     def _manifest(self) -> dict[str, Any]:
         versions = self.run.manifest.get("versions", {})

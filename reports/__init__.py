@@ -1,25 +1,36 @@
-"""Reports: what was measured, diagnosed, planned and reached, as PDF, Markdown and terminal text.
+"""Reports: what was measured, diagnosed, planned and reached, as PDF, HTML, Markdown, JSON and text.
 
 Nothing heavy is imported before a report is written.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gapkit.choice import Choice
+    from gapkit.exhibits import Exhibits
     from gapkit.gap import Gap
     from gapkit.grounds import Gate
     from gapkit.measurement import Measurements
     from gapkit.outcome import Outcome
     from gapkit.plans import Plan
+    from gapkit.reports.report import Report
     from gapkit.reports.results import Results
     from gapkit.wording import Wording
 
-__all__ = ["summary", "write"]
+__all__ = ["compare", "figures", "summary", "write"]
+
+ENDINGS = (".pdf", ".md", ".html", ".json")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return importlib.import_module("gapkit.reports.figures")
+    raise AttributeError(f"module 'gapkit.reports' has no attribute {name!r}")
 
 
 def write(
@@ -32,39 +43,84 @@ def write(
     outcome: Outcome | None = None,
     gates: Sequence[Gate] = (),
     choice: Choice | None = None,
+    exhibits: Exhibits | None = None,
     manifest: Mapping[str, Any] | None = None,
     task_unit: str | None = None,
 ) -> Path:
     """Write a report and return where it lies.
 
     Args:
-        path: ends in .pdf, or in .md (figures then lie beside it in a folder NAME_figures).
+        path: ends in .pdf, .html (one self-contained page), .json (what is said, as data), or .md
+            (figures then lie beside it in a folder NAME_figures).
         study: name of the study.
         measurements: of teacher and student before any plan.
         gap, plan, outcome: what was diagnosed, planned and reached, where it was.
         gates, choice: answers of the quality gates, and the choice of knowledge, where they were judged.
+        exhibits: real samples with what each model's answer rests on.
         manifest: how the run was made (see gapkit.reports.compose.compose).
         task_unit: unit of the task's score; default: that of the teacher's measured score.
 
     Raises:
         InputError: for another ending, a missing folder, or measurements without a score of the teacher.
     """
+    results, say = _gathered(study, measurements, gap, plan, outcome, manifest, task_unit)
+    results = results.with_(gates=tuple(gates), choice=choice, exhibits=exhibits)
+    target = _target(path)
+    from gapkit.reports.compose import report_of
+    from gapkit.reports.draw import draw
+
+    report = report_of(results, say)
+    return _put(report, {} if target.suffix == ".json" else draw(report, results, say), target)
+
+
+def compare(path: str | Path, runs: Sequence[str | Path | Results]) -> Path:
+    """Write several runs side by side (verdicts, scores, ways, plans) and return where that lies.
+
+    Args:
+        path: as for `write`.
+        runs: run folders, or results gathered from elsewhere; two or more, of scores of one name.
+
+    Raises:
+        InputError: for fewer than two runs, scores that cannot be compared, or a folder without measurements.
+    """
+    target = _target(path)
+    from gapkit.reports.compose_compare import comparison
+    from gapkit.reports.draw_compare import draw_comparison
+    from gapkit.reports.results import Results, read_run
+
+    gathered = [run if isinstance(run, Results) else read_run(run) for run in runs]
+    names = [run.study if isinstance(run, Results) else str(run) for run in runs]
+    report, compared = comparison(gathered, names)
+    drawings = {} if target.suffix == ".json" else draw_comparison(report, compared)
+    return _put(report, drawings, target)
+
+
+def _target(path: str | Path) -> Path:
+    """The path, once it is known that a report can be put there."""
     from gapkit.errors import InputError
 
     target = Path(path)
-    if target.suffix not in (".pdf", ".md"):
-        raise InputError(f"Expected a report path that ends in .pdf or .md but got {str(path)!r}")
-    from gapkit.reports.compose import report_of
-    from gapkit.reports.figures import draw
-    from gapkit.reports.pdf import check_target, write_pdf
+    if target.suffix not in ENDINGS:
+        kinds = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        raise InputError(f"Expected a report path that ends in {kinds} but got {str(path)!r}")
+    from gapkit.reports.pdf import check_target
 
     check_target(target)
-    results, say = _gathered(study, measurements, gap, plan, outcome, manifest, task_unit)
-    results = results.with_(gates=tuple(gates), choice=choice)
-    report = report_of(results, say)
-    drawings = draw(report, results, say)
+    return target
+
+
+def _put(report: Report, drawings: Mapping[str, bytes], target: Path) -> Path:
+    """Write a report in the form that the target's ending says."""
+    from gapkit.reports.pdf import replace_file, write_pdf
+
     if target.suffix == ".pdf":
         return write_pdf(report, drawings, target)
+    if target.suffix == ".json":
+        return replace_file(target, (report.model_dump_json(indent=2) + "\n").encode())
+    if target.suffix == ".html":
+        from gapkit.reports.html import write_html
+
+        return write_html(report, drawings, target)
     from gapkit.reports.text import write_markdown
 
     return write_markdown(report, drawings, target)

@@ -11,6 +11,7 @@ from gapkit.grounds import Gate
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome
 from gapkit.plans import Plan
+from gapkit.reports.compose_front import headline, marks, opener, steps
 from gapkit.reports.compose_gates import quality
 from gapkit.reports.compose_plan import planned
 from gapkit.reports.compose_reached import reached
@@ -38,7 +39,7 @@ def compose(
     """Everything that a report on these results says, verdict first.
 
     Numbers are the test split's unless they are said to be validation's; each carries its interval
-    and n. A part that was not done is named as such.
+    and n. A part that was not done is absent; page one says what is to be done next.
 
     Args:
         study: name of the study.
@@ -77,17 +78,21 @@ def report_of(results: Results, say: Wording) -> Report:
         title=_title(results),
         study=results.study,
         created=str(results.manifest.get("created", "")),
+        headline=headline(results, say),
         verdict=verdict(results, say),
+        opener=opener(results, say),
+        next=steps(results, say),
+        marks=marks(results),
         facts=facts(results, say),
         ladder=ladder(results.gap, say),
         planned=planned_line(results, say),
         reached=reached_line(results, say),
         sections=(
-            *quality(results),
             *where(results, say),
             *why(results, say),
             *planned(results, say),
             *reached(results, say),
+            *quality(results),
             *reproduce(results),
         ),
     )

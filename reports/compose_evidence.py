@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from gapkit.exhibits import Exhibit
 from gapkit.measurement import Measurement
-from gapkit.reports.report import Block, Paragraph, Table
+from gapkit.reports.report import Block, Figure, Paragraph, Table
 from gapkit.reports.results import Results, one
-from gapkit.wording import bare, short, words
+from gapkit.wording import bare, sentence, short, words
 
 NAME_WIDTH = 36
 LAYERS_SHOWN = 10
@@ -32,7 +33,8 @@ def relation(results: Results) -> Iterator[Block]:
     ]
     if not found:
         return
-    layers = sorted({item.layer for item in found})
+    layers = [layer for layer in dict.fromkeys(item.layer for item in found) if layer]
+    layers = [*[""] * any(not item.layer for item in found), *layers[-1:]]
     rows = [_row(results, name, layer) for layer in layers for name in RELATION]
     yield Table(
         caption=f"How far the student keeps the teacher's relations among samples, test, n = {found[0].n:,}; "
@@ -69,7 +71,28 @@ def attribution(results: Results) -> Iterator[Block]:
         if other is not None and math.isfinite(other.value):
             text += f"; with the teacher's map of another sample by {bare(other)}"
         yield Paragraph(text=f"{text}. ({same.estimator.partition(';')[0]}.)")
+    yield from _samples(results)
     yield from _importance(results)
+
+
+def _samples(results: Results) -> Iterator[Block]:
+    """Real samples with the parts that speak for the teacher's answer in each model."""
+    shown = results.exhibits
+    if shown is None or not shown.items:
+        return
+    yield Figure(
+        name="attribution",
+        caption=f"Samples of the {shown.split} split, and what in them speaks for (green) or against (purple) the "
+        f"teacher's answer, by model; each map on its own scale. {sentence(shown.estimator)} "
+        "Above each: the answer and how sure. Chosen: samples on which the two differ, and one on which they agree.",
+        alt="Attribution maps side by side. " + "; ".join(_sample(item) for item in shown.items),
+    )
+
+
+def _sample(item: Exhibit) -> str:
+    said = ", ".join(f"{role} says {answer}" for role, answer in item.answers.items() if answer)
+    label = f" (label {item.label})" if item.label else ""
+    return f"sample {item.position}{label}" + (f": {said}" if said else "")
 
 
 def _importance(results: Results) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""Quality gates: whether the distillation was done well, a row of marks each with its reason."""
+"""Quality gates: whether the distillation was done well, each answer with its reason."""
 
 from __future__ import annotations
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gapkit.measurement import LayerMatrix, Measurement
+from gapkit.measurement import LayerMatrix, Measurement, Measurements
 from gapkit.reports.report import Block, Figure, Paragraph, Table
-from gapkit.reports.results import Results, matrix_of
+from gapkit.reports.results import Results, matrix_of, one
 from gapkit.wording import Wording, bare, short
 
 NAME_WIDTH = 36
+LAYERS_SHOWN = 12
 
 
 def similarity(results: Results) -> Iterator[Block]:
@@ -30,7 +31,8 @@ def similarity(results: Results) -> Iterator[Block]:
         name="cka",
         caption="Similarity (debiased CKA: 0 unrelated, 1 the same up to rotation and scale) of every "
         f"teacher layer (rows) with every student layer (columns), n = {matrix.n:,}. Left: the student; "
-        "right: the same architecture untrained, which shows how much similarity comes for free.",
+        "right: the same architecture untrained, which shows how much similarity comes for free. Ringed: "
+        "the student layer nearest to each teacher layer.",
         alt=f"Two heat maps of {len(matrix.teacher_layers)} teacher by "
         f"{len(matrix.student_layers)} student layers. " + _nearest(matrix),
     )
@@ -93,28 +95,32 @@ def _layer_table(results: Results, matrix: LayerMatrix) -> Table:
     columns = ["Teacher layer", "Nearest student layer", "CKA [95 %]", "Untrained"]
     columns += ["Predictable (R²)"] * predictable + ["Effective rank"] * ranked
     rows = []
-    for row, layer in enumerate(matrix.teacher_layers):
+    shown = _least_matched(matrix)
+    known = (
+        _by_layer(measured, "predictability", "pair"),
+        _by_layer(measured, "effective_rank", "teacher"),
+    )
+    for row in shown:
+        layer = matrix.teacher_layers[row]
         column = _best(matrix, row)
         nearest = "–" if column is None else matrix.student_layers[column]
         cells = [short(layer, NAME_WIDTH), short(nearest, NAME_WIDTH)]
         cells.append(
             "undefined" if column is None else _pair(matrix, row, column).split(", n =")[0]
         )
-        known = column is not None and matrix.untrained.size
-        cells.append(_two(matrix.untrained[row, column]) if known else "–")
+        judged = column is not None and matrix.untrained.size
+        cells.append(_two(matrix.untrained[row, column]) if judged else "–")
         if predictable:
-            cells.append(
-                _first(measured.find("predictability", of="pair", layer=layer, split="test"))
-            )
+            cells.append(_cell(known[0].get(layer)))
         if ranked:
-            cells.append(_first(measured.find("effective_rank", layer=layer, of="teacher")))
+            cells.append(_cell(known[1].get(layer)))
         rows.append(tuple(cells))
     extra = (
         " Predictable: share of the layer's variance that a linear map from the student's features "
     )
     extra += "recovers on held-out samples (1 all of it)." if predictable else ""
     return Table(
-        caption=f"Every teacher layer and the student layer nearest to it, test, n = {matrix.n:,}."
+        caption=f"{_which(matrix, len(shown))} and the student layer nearest to it, test, n = {matrix.n:,}."
         + (extra if predictable else "")
         + (" Effective rank: directions that the layer really uses." if ranked else ""),
         columns=tuple(columns),
@@ -124,17 +130,62 @@ def _layer_table(results: Results, matrix: LayerMatrix) -> Table:
     )
 
 
-def _first(found: tuple[Measurement, ...]) -> str:
-    return bare(found[0]) if found else "–"
+def _which(matrix: LayerMatrix, shown: int) -> str:
+    total = len(matrix.teacher_layers)
+    if shown == total:
+        return "Every teacher layer"
+    return f"The {shown} least matched of {total:,} teacher layers, in their order,"
 
 
-def probes(results: Results, say: Wording) -> Iterator[Block]:
-    """What a linear map reads off each layer of teacher, student and untrained student."""
-    found = [
-        item
-        for item in results.measurements.find("linear_probe", split="test")
-        if math.isfinite(item.value)
-    ]
+def _least_matched(matrix: LayerMatrix) -> list[int]:
+    """Rows of the table: all, or of many the least similar to any student layer, in their order."""
+    best = np.where(np.isfinite(matrix.values), matrix.values, -np.inf).max(1)
+    return sorted(np.argsort(best, kind="stable")[:LAYERS_SHOWN].tolist())
+
+
+def _by_layer(measured: Measurements, name: str, of: str) -> dict[str, Measurement]:
+    return {item.layer: item for item in measured.find(name, of=of, split="test")}
+
+
+def _cell(item: Measurement | None) -> str:
+    return "–" if item is None else bare(item)
+
+
+def reading(results: Results, say: Wording) -> Iterator[Block]:
+    """What a linear map reads off each layer, and how much of each teacher layer the student predicts."""
+    read = list(_finite(results.measurements, "linear_probe"))
+    found = list(_finite(results.measurements, "predictability"))
+    told = [*_probed(read, results, say), *_predicted(found, results)]
+    if not told:
+        return
+    yield Paragraph(text=" ".join(told))
+    left = (
+        "what a linear map, fitted on each layer's features, scores on test "
+        f"(n = {read[0].n:,}); the untrained line is what the architecture gives for free"
+        if read
+        else ""
+    )
+    right = (
+        f"how much of each teacher layer a linear map from the student's best layer predicts (n = {found[0].n:,}), "
+        "under the share that a layer of the student's width can hold at all"
+        if found
+        else ""
+    )
+    both = (
+        f"Left: {left}. Right: {right}." if left and right else f"{(left or right).capitalize()}."
+    )
+    yield Figure(
+        name="reading",
+        caption=f"{both} Bands are 95 % intervals.",
+        alt="Line charts over depth. " + " ".join(told),
+    )
+
+
+def _finite(measured: Measurements, name: str) -> Iterator[Measurement]:
+    return (item for item in measured.find(name, split="test") if math.isfinite(item.value))
+
+
+def _probed(found: list[Measurement], results: Results, say: Wording) -> Iterator[str]:
     if not found:
         return
     read = Wording(unit=found[0].unit, score_name="linear probe")
@@ -145,18 +196,28 @@ def probes(results: Results, say: Wording) -> Iterator[Block]:
             top = max(mine, key=lambda item: item.value)
             name = "the untrained student" if of == "untrained" else f"the {of}"
             told.append(f"{read.score_of(top)} off {name}'s {short(top.layer, NAME_WIDTH)}")
-    text = f"A linear map reads the labels at best with {'; '.join(told)} ({_how(found[0])})."
+    yield f"A linear map reads the labels at best with {'; '.join(told)} ({_how(found[0])})."
     score = results.score("student")
     if score is not None:
-        text += f" The student itself answers with {say.score_of(score)}."
-    yield Paragraph(text=text)
-    yield Figure(
-        name="probe_depth",
-        caption="What a linear map, fitted on each layer's features, scores on test "
-        f"(n = {found[0].n:,}; bands are 95 % intervals). Where the student's line leaves the "
-        "teacher's, information is lost; the untrained line is what the architecture gives for free.",
-        alt="Line chart over depth. " + text,
+        yield f"The student itself answers with {say.score_of(score)}."
+
+
+def _predicted(found: list[Measurement], results: Results) -> Iterator[str]:
+    """The teacher layer that the student's features predict least, beside what its width could hold."""
+    mine = [item for item in found if item.of == "pair"]
+    if not mine:
+        return
+    worst = min(mine, key=lambda item: item.value)
+    text = (
+        f"Least predictable from the student is the teacher's {short(worst.layer, NAME_WIDTH)}: R² "
+        f"{bare(worst)}"
     )
+    fresh = one(results.measurements, "predictability", "untrained", layer=worst.layer)
+    bound = one(results.measurements, "hint_bound", "teacher", layer=worst.layer)
+    aside = [f"untrained student {bare(fresh)}"] if fresh is not None else []
+    if bound is not None and math.isfinite(bound.value):
+        aside.append(f"its width can hold {bare(bound)} of that layer")
+    yield f"{text} ({'; '.join(aside)})." if aside else f"{text}."
 
 
 def _how(item: Measurement) -> str:

@@ -18,7 +18,7 @@ from gapkit.wording import (
     words,
 )
 
-ALTERNATIVES_SHOWN = 20
+ALTERNATIVES_SHOWN = 8
 HEADING = "What was planned"
 CHOICE = "What knowledge, by which scheme, and why"
 
@@ -27,15 +27,14 @@ def planned(results: Results, say: Wording) -> tuple[Section, ...]:
     """The plan and its rivals; forecasts are of the validation score."""
     plan = results.plan
     if plan is None:
-        nothing = Paragraph(text="No plan was made.")
-        return (Section(heading=HEADING, blocks=(nothing,)), *_choice(results.choice, False))
+        return tuple(_choice(results.choice, False))
     sections = [
         Section(heading=HEADING, blocks=tuple(_lead(plan, results, say))),
         *_choice(results.choice, True),
         Section(heading="Does an assistant pay?", level=2, blocks=tuple(_claim(plan))),
     ]
     if plan.alternatives:
-        blocks = (_alternatives(plan.alternatives, say),)
+        blocks = tuple(_considered(plan, say))
         sections.append(Section(heading="What else was considered", level=2, blocks=blocks))
     return tuple(sections)
 
@@ -103,10 +102,7 @@ def cost_words(cost: Cost) -> str:
     >>> cost_words(Cost(student_trainings=6.2, seconds=95.0, flops=4.1e12))
     '6.2 student trainings (by seconds; about 1.6 min, 4.1e+12 FLOPs)'
     """
-    time = f"{cost.seconds:.2g} s" if cost.seconds < 10 else f"{cost.seconds:.0f} s"
-    time = f"{cost.seconds / 60:.1f} min" if cost.seconds >= 90 else time
-    time = f"{cost.seconds / 3600:.1f} h" if cost.seconds >= 5400 else time
-    known = [f"about {time}"] * (cost.seconds > 0)
+    known = [f"about {time_words(cost.seconds)}"] * (cost.seconds > 0)
     known += [f"{cost.flops:.2g} FLOPs"] * (cost.flops > 0)
     more = f" (by {cost.unit_from}; {', '.join(known)})" if known else ""
     return f"{cost.student_trainings:.1f} student trainings{more}"
@@ -122,12 +118,50 @@ def _claim(plan: Plan) -> Iterator[Block]:
     yield Paragraph(text=f"{text} {plan.claim}".strip())
 
 
+def price_words(cost: Cost) -> str:
+    """A cost as a price: student trainings, and the time where it is known.
+
+    >>> price_words(Cost(student_trainings=6.2, seconds=95.0))
+    '6.2 student trainings, about 1.6 min'
+    """
+    time = f", about {time_words(cost.seconds)}" if cost.seconds > 0 else ""
+    return f"{cost.student_trainings:.1f} student trainings{time}"
+
+
+def time_words(seconds: float) -> str:
+    """Seconds in a fitting unit.
+
+    >>> time_words(4.2), time_words(95.0), time_words(7200.0)
+    ('4.2 s', '1.6 min', '2.0 h')
+    """
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 90:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _considered(plan: Plan, say: Wording) -> Iterator[Block]:
+    found = plan.alternatives
+    if len(found) > 1:
+        chosen = next((item for item in found if item.chosen), None)
+        told = f" Chosen: {path_words(chosen.path)} by {chosen.recipe}." if chosen else ""
+        yield Figure(
+            name="pareto",
+            caption=f"All {len(found)} paths considered: forecast of the mean validation score over cost. "
+            "Along the line nothing cheaper is forecast to do as well; what lies below it was dropped.",
+            alt=f"Scatter plot of {len(found)} paths by cost and forecast; "
+            f"{sum(item.on_front for item in found)} on the front.{told}",
+        )
+    yield _alternatives(found, say)
+
+
 def _alternatives(found: tuple[Alternative, ...], say: Wording) -> Table:
     ranked = sorted(found, key=lambda item: (not item.chosen, -item.predicted.value))
     shown = ranked[:ALTERNATIVES_SHOWN]
     level = f"{shown[0].predicted.level * 100:.0f} %"
     left = len(ranked) - len(shown)
-    more = f" Left out: {left} more, with lower forecasts." if left else ""
+    more = f" Left out: {left:,} more, with lower forecasts." if left else ""
     return Table(
         caption=f"Paths considered, the chosen one first; forecast of the mean validation score with its {level} "
         f"interval; runs: trainings of that path that the forecast rests on; cost in student trainings. "

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from gapkit.measurement import Measurement
 from gapkit.outcome import Comparison, Outcome, StageResult
 from gapkit.reports.compose_where import MEANING
 from gapkit.reports.intervals import mean_interval
 from gapkit.reports.report import Block, Bullets, Figure, Paragraph, Section, Table
-from gapkit.reports.results import Results, one
+from gapkit.reports.results import Results, matrix_of, one
 from gapkit.wording import Wording, number_of, sentence, words
 
 HEADING = "What was reached"
+STAGES_SHOWN = 12
 
 
 def reached(results: Results, say: Wording) -> tuple[Section, ...]:
     """The outcome; scores are the test split's, those held against forecasts validation's."""
     outcome = results.outcome
     if outcome is None:
-        text = "Nothing was trained." if results.plan is None else "The plan was not carried out."
-        return (Section(heading=HEADING, blocks=(Paragraph(text=text),)),)
+        return ()
     sections = [
         Section(heading=HEADING, blocks=tuple(_before_after(results, outcome, say))),
         Section(heading="Predicted against measured", level=2, blocks=tuple(_stages(outcome, say))),
@@ -29,7 +31,35 @@ def reached(results: Results, say: Wording) -> tuple[Section, ...]:
     if outcome.comparisons:
         blocks = tuple(_comparisons(outcome, say))
         sections.insert(1, Section(heading="Is it better?", level=2, blocks=blocks))
+    change = tuple(_layers(results))
+    if change:
+        sections.append(Section(heading="What its layers became", level=2, blocks=change))
     return tuple(sections)
+
+
+def _layers(results: Results) -> Iterator[Block]:
+    """The similarity maps before and after, where both were measured over the same teacher layers."""
+    before = matrix_of(results.measurements, "cka")
+    after = None if results.after is None else matrix_of(results.after, "cka")
+    if before is None or after is None:
+        return
+    known = [matrix.values[np.isfinite(matrix.values)] for matrix in (before, after)]
+    if not all(len(values) for values in known):
+        return
+    nearest = [_mean_nearest(matrix.values) for matrix in (before, after)]
+    told = "Mean similarity of a teacher layer to its nearest student layer: "
+    told += f"{nearest[0]:.2f} before, {nearest[1]:.2f} after"
+    yield Figure(
+        name="cka_change",
+        caption=f"The similarity map (debiased CKA, test, n = {after.n:,}) of the student as it was, and of "
+        f"the new one. {told}. It describes the change; it does not say that it matters.",
+        alt=f"Two heat maps, before and after the plan. {told}.",
+    )
+
+
+def _mean_nearest(values: np.ndarray) -> float:
+    rows = values[np.isfinite(values).any(1)]
+    return float(np.nanmax(rows, axis=1).mean())
 
 
 def _before_after(results: Results, outcome: Outcome, say: Wording) -> Iterator[Block]:
@@ -99,11 +129,22 @@ def _stages(outcome: Outcome, say: Wording) -> Iterator[Block]:
         text="Forecasts are of a single run's validation score, and are held against the run that was "
         f"kept: the best of its seeds on validation, which flatters it a little. {told}".strip()
     )
+    if any(stage.predicted is not None for stage in outcome.stages):
+        yield Figure(
+            name="forecasts",
+            caption="Forecast interval of one run (gray bar, its middle a line), every seed (pale) and the "
+            "kept run (strong), on validation.",
+            alt="Predicted against measured: "
+            + "; ".join(_forecast(stage, say) for stage in outcome.stages),
+        )
+    shown = outcome.stages[-STAGES_SHOWN:]
+    left = len(outcome.stages) - len(shown)
     yield Table(
         caption=f"Every stage, on validation. Forecast: {_level(outcome)} interval of one run; reached: "
-        "95 % interval over the samples of the kept run.",
+        "95 % interval over the samples of the kept run."
+        + (f" Left out: the first {left}." if left else ""),
         columns=("Stage", "Size", "Taught by", "Learned", "Forecast", "Reached", "All seeds"),
-        rows=tuple(stage_row(stage, say) for stage in outcome.stages),
+        rows=tuple(stage_row(stage, say) for stage in shown),
         widths=(1.2, 0.6, 1.2, 1.3, 1.8, 2.0, 1.1),
         right=(4, 5, 6),
     )
@@ -115,13 +156,18 @@ def _stages(outcome: Outcome, say: Wording) -> Iterator[Block]:
     if any(training.curve_epoch.size for stage in outcome.stages for training in stage.trainings):
         yield Figure(
             name="training",
-            caption="Validation score over the epochs of every training; green: the run that was kept; "
+            caption="Validation score over the epochs of every training; strong: the run that was kept; "
             "band: its forecast.",
             alt="Training curves: " + "; ".join(
                 f"{stage.name} reached {say.score(stage.training.score)} with seed "
                 f"{stage.training.seed}" for stage in outcome.stages
             ),
         )  # fmt: skip
+
+
+def _forecast(stage: StageResult, say: Wording) -> str:
+    predicted = "no forecast" if stage.predicted is None else say.forecast(stage.predicted)
+    return f"{stage.name} {predicted}, reached {say.score(stage.training.score)}"
 
 
 def _level(outcome: Outcome) -> str:

@@ -9,12 +9,13 @@ import numpy as np
 
 from gapkit.measurement import Curve, Measurement
 from gapkit.reports.compose_evidence import attribution, relation
-from gapkit.reports.compose_layers import probes, similarity
+from gapkit.reports.compose_layers import reading, similarity
 from gapkit.reports.report import Block, Figure, Paragraph, Section, Table
 from gapkit.reports.results import Results, curve_of, one
+from gapkit.reports.slices import gaps, is_class, sliced, worst_slices
 from gapkit.wording import Wording, bare, number, words
 
-SLICES_SHOWN = 15
+ROWS_SHOWN = 5
 
 # quantity -> what a reader is told that it means
 MEANING = {
@@ -36,7 +37,7 @@ def where(results: Results, say: Wording) -> tuple[Section, ...]:
     """A lead section and one a topic; topics that were not measured are left out."""
     topics = (
         ("Which layers resemble each other", similarity(results)),
-        ("What can be read off each layer", probes(results, say)),
+        ("What can be read off each layer", reading(results, say)),
         ("How the answers differ", _answers(results)),
         ("How samples lie to each other", relation(results)),
         ("What the answers rest on", attribution(results)),
@@ -47,10 +48,10 @@ def where(results: Results, say: Wording) -> tuple[Section, ...]:
         for heading, blocks in ((name, tuple(found)) for name, found in topics)
         if blocks
     ]
+    if not sections:
+        return ()
     lead = (
         "This part describes both networks on the test split; it shows where they differ, not why."
-        if sections
-        else "Nothing beyond the scores was measured on the test split."
     )
     first = Section(heading="Where the student falls short", blocks=(Paragraph(text=lead),))
     return (first, *sections)
@@ -78,13 +79,16 @@ def _answers(results: Results) -> Iterator[Block]:
         )
     curves = [curve_of(results.measurements, "reliability", of) for of in ("teacher", "student")]
     if any(curve is not None for curve in curves):
+        after = results.after and curve_of(results.after, "reliability", "student")
         yield Figure(
             name="reliability",
-            caption="Share of right answers over stated confidence, test; each point is a bin of "
-            f"{_per_point(curves)}, bars are 95 % intervals. Below the dotted line a model is surer "
-            "than it should be, above it less sure.",
-            alt="Reliability curves of teacher and student against the diagonal of honest confidence.",
-        )
+            caption="Left: share of right answers over stated confidence, test; each point is a bin of "
+            f"{_per_point(curves)}, bars are 95 % intervals; below the dotted line a model is surer than it "
+            "should be. Right: how sure each is, samples added up."
+            + (" “Reached”: the student after the plan." if after else ""),
+            alt="Reliability curves against the diagonal of honest confidence: "
+            + "; ".join(_calibrated(curve) for curve in (*curves, after) if curve) + ".",
+        )  # fmt: skip
 
 
 def _answer(name: str, found: Mapping[tuple[str, str], Measurement]) -> tuple[str, ...]:
@@ -97,6 +101,16 @@ def _answer(name: str, found: Mapping[tuple[str, str], Measurement]) -> tuple[st
     return (label, *shown, "; ".join((MEANING[name], *reasons)))
 
 
+def _calibrated(curve: Curve) -> str:
+    """How far a curve lies from the diagonal, in words."""
+    known = np.isfinite(curve.y)
+    if not known.any():
+        return f"{curve.of} undefined"
+    off = np.average(curve.y[known] - curve.x[known], weights=np.maximum(curve.n[known], 1))
+    side = "less sure than right" if off > 0 else "surer than right"
+    return f"{curve.of} by {abs(off):.2f} {side} on average"
+
+
 def _per_point(curves: list[Curve | None]) -> str:
     counts = np.concatenate([curve.n for curve in curves if curve is not None])
     low, high = int(counts.min()), int(counts.max())
@@ -106,16 +120,7 @@ def _per_point(curves: list[Curve | None]) -> str:
 def _classes(results: Results, say: Wording) -> Iterator[Block]:
     for item in results.measurements.find("worst_slice", of="pair", split="test"):
         yield Paragraph(text=_worst(item, say))
-    rows = tuple(_slices(results, say))
-    if rows:
-        yield Table(
-            caption="The slices with the largest gaps, on test (single classes have a figure of their own); "
-            "intervals hold for all slices together.",
-            columns=("Slice", "Teacher", "Student", "Gap"),
-            rows=rows[:SLICES_SHOWN],
-            widths=(1.2, 1.8, 1.8, 2.2),
-            right=(1, 2, 3),
-        )
+    yield from _sliced(results, say)
     before = curve_of(results.measurements, "by_class", "student")
     if before is None:
         return
@@ -144,26 +149,46 @@ def _worst(item: Measurement, say: Wording) -> str:
     )
 
 
-def _slices(results: Results, say: Wording) -> Iterator[tuple[str, ...]]:
+def _sliced(results: Results, say: Wording) -> Iterator[Block]:
     """Slices and crossings (single classes have a figure of their own), the largest gap first."""
+    shown, left = worst_slices(results)
+    if not shown:
+        return
+    after = results.after is not None and bool(sliced(results.after, results.score_name, "student"))
+    more = f" {left:,} more slices, with smaller gaps, are not drawn." if left else ""
+    yield Figure(
+        name="slices",
+        caption=f"The slices with the largest gaps{', before and after the plan' if after else ''}, on test, the "
+        f"largest on top; intervals hold for all slices together.{more}",
+        alt="Dot plot by slice. "
+        + "; ".join(_slice_words(results, group, say) for group in shown[:ROWS_SHOWN]),
+    )
+    rows = tuple(_slice_row(results, group, say) for group in shown[:ROWS_SHOWN])
+    rest = len(shown) + left - len(rows)
+    yield Table(
+        caption="The slices with the largest gaps in numbers."
+        + (f" {rest:,} more slices have smaller gaps." if rest else ""),
+        columns=("Slice", "Teacher", "Student", "Gap"),
+        rows=rows,
+        widths=(1.6, 1.7, 1.7, 2.1),
+        right=(1, 2, 3),
+    )
+
+
+def _slice_row(results: Results, group: str, say: Wording) -> tuple[str, ...]:
     measured = results.measurements
-    gaps = [
-        item
-        for item in measured.find("gap", of="pair", split="test")
-        if item.group and not _is_class(item.group) and math.isfinite(item.value)
-    ]
-    for gap in sorted(gaps, key=lambda item: -item.value):
-        scores = [
-            one(measured, results.score_name, of, group=gap.group) for of in ("teacher", "student")
-        ]
-        cells = [f"{say.score(s.value)} {say.bounds(s)}" if s else "–" for s in scores]
-        difference = f"{say.difference(gap.value)} {say.bounds(gap, signed=True)}, n = {gap.n:,}"
-        yield (gap.group, *cells, difference)
+    scores = [one(measured, results.score_name, of, group=group) for of in ("teacher", "student")]
+    cells = [f"{say.score(s.value)} {say.bounds(s)}" if s else "–" for s in scores]
+    gap = gaps(measured)[group]
+    return (
+        group,
+        *cells,
+        f"{say.difference(gap.value)} {say.bounds(gap, signed=True)}, n = {gap.n:,}",
+    )
 
 
-def _is_class(group: str) -> bool:
-    """Whether a slice is one class, no crossing of classes with another dimension."""
-    return group.startswith("class=") and " & " not in group
+def _slice_words(results: Results, group: str, say: Wording) -> str:
+    return f"{group}: the student is {say.difference_of(gaps(results.measurements)[group])} from its teacher"
 
 
 def _together(results: Results) -> str:
@@ -171,7 +196,7 @@ def _together(results: Results) -> str:
     classes = (
         item
         for item in results.measurements.find(results.score_name, of="student", split="test")
-        if _is_class(item.group)
+        if is_class(item.group)
     )
     level = max((item.level for item in classes), default=0.95)
     return (

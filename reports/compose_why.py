@@ -9,35 +9,34 @@ from gapkit.gap import MEANINGS, ControlRun, Finding, Gap, Waterfall
 from gapkit.reports.intervals import mean_interval
 from gapkit.reports.report import Block, Bullets, Figure, Paragraph, Section, Table
 from gapkit.reports.results import Results
-from gapkit.wording import Wording, described, number, path_words, words
-
-NOT_DIAGNOSED = "No diagnosis was made: only measurements stand behind this report."
+from gapkit.wording import Wording, described, number, path_words, sentence, words
 
 
 def why(results: Results, say: Wording) -> tuple[Section, ...]:
-    """The diagnosis; all its numbers are the validation split's."""
-    heading = "Why it falls short"
+    """The diagnosis; all its numbers are the validation split's. Nothing without one."""
     gap = results.gap
     if gap is None:
-        return (Section(heading=heading, blocks=(Paragraph(text=NOT_DIAGNOSED),)),)
-    sections = [Section(heading=heading, blocks=tuple(_lead(gap, say)))]
+        return ()
+    lead = Paragraph(
+        text="The diagnosis reads the validation split only, so that the test split stays a fair judge; "
+        "its numbers therefore differ a little from those above. The steps from student to teacher are "
+        "drawn on page one."
+    )
+    sections = [Section(heading="Why it falls short", blocks=(lead,))]
     sections.append(Section(heading="Findings", level=2, blocks=tuple(_findings(gap, say))))
     if gap.controls:
         sections.append(Section(heading="Controls", level=2, blocks=tuple(_controls(gap, say))))
     return tuple(sections)
 
 
-def _lead(gap: Gap, say: Wording) -> Iterator[Block]:
-    yield Paragraph(
-        text="The diagnosis reads the validation split only, so that the test split stays a fair judge; "
-        "its numbers therefore differ a little from those above."
-    )
-    yield Figure(
+def fall_figure(gap: Gap, say: Wording) -> Figure:
+    """The way from student to teacher, for page one."""
+    return Figure(
         name="waterfall",
         caption=f"From the student to its teacher in steps that add up, {words(gap.student.name)} on "
         f"validation (student {say.interval(gap.student)}; teacher {say.interval(gap.teacher)}). "
-        "Bars are paired differences with 95 % intervals; a pale bar's interval includes zero. A step "
-        "that was not tested is merged into the next, which then names it.",
+        "Paired differences with 95 % intervals; a pale bar's interval includes zero. What was not "
+        "tested is merged into the next step.",
         alt=_fall_words(gap.waterfall, say),
     )
 
@@ -63,9 +62,15 @@ def _findings(gap: Gap, say: Wording) -> Iterator[Block]:
         ),
         widths=(1.4, 2.3, 1.0, 3.0),
     )
-    for item in ranked:
-        yield Paragraph(lead=words(item.cause).capitalize() + ".", text=_explained(item))
-        yield Bullets(items=tuple(_evidence(item)))
+    yield Bullets(
+        items=tuple(f"{words(item.cause).capitalize()}: {_explained(item)}" for item in ranked)
+    )
+    yield Table(
+        caption="The evidence of each finding with its interval, and the limit that it was held against.",
+        columns=("Cause", "Evidence", "Measured", "Held against"),
+        rows=tuple(row for item in ranked for row in _evidence(item)),
+        widths=(1.0, 2.8, 2.2, 1.1),
+    )
 
 
 def _finite(value: float) -> float:
@@ -79,10 +84,11 @@ def _explained(item: Finding) -> str:
     )
 
 
-def _evidence(item: Finding) -> Iterator[str]:
-    for evidence in item.evidence:
-        held = f" Held against {evidence.limit}." if evidence.limit else ""
-        yield f"{evidence.text} ({described(evidence.measurement)}.){held}"
+def _evidence(item: Finding) -> Iterator[tuple[str, ...]]:
+    """A row a piece of evidence; the cause is named in the first."""
+    for index, evidence in enumerate(item.evidence):
+        cause = "" if index else words(item.cause)
+        yield cause, sentence(evidence.text), described(evidence.measurement), evidence.limit or "–"
 
 
 def _controls(gap: Gap, say: Wording) -> Iterator[Block]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from gapkit.measurement import LayerMatrix, Measurement
-from gapkit.reports.look import QUIET, ROLES, RULE, printable
+from gapkit.reports.look import INK, MARKERS, ON_COLOR, QUIET, ROLES, RULE, own, printable, styled
 from gapkit.wording import layer_order, short
 
 if TYPE_CHECKING:
@@ -17,44 +17,90 @@ if TYPE_CHECKING:
 
 ANNOTATED_CELLS = 64
 NAMED_LAYERS = {"x": 8, "y": 16}
+FEW_LAYERS = 40
 
 
-def cka_map(axes: Sequence[Axes], matrix: LayerMatrix) -> None:
+@styled
+def cka_map(
+    matrix: LayerMatrix, ax: Axes | Sequence[Axes] | None = None, titles: Sequence[str] = ()
+) -> Axes:
     """Similarity of every teacher layer with every student layer; beside it, the untrained student's.
 
+    A ring marks the student layer that is nearest to each teacher layer.
+
     Args:
-        axes: one axes a panel: two when the matrix knows the untrained student, else one.
         matrix: values in −1..1; colors run from 0 (white) to 1, undefined cells are gray.
+        ax: where to draw the trained student; two axes: the untrained one in the second.
+        titles: of the panels.
     """
+    axes = list(ax) if isinstance(ax, (list, tuple)) else [own(cast("Axes | None", ax))]
+    panels = [matrix.values, matrix.untrained][: 1 + bool(matrix.untrained.size)]
+    named = (*titles, *("Trained student", "Untrained student")[len(titles) :])
+    for panel, values, title in zip(axes, panels, named):
+        similarity_panel(matrix, values, panel)
+        panel.set_title(title)
+    layer_names(axes[0], matrix.teacher_layers, "y")
+    axes[0].set_ylabel("teacher layer, output at the bottom")
+    for panel in axes[1:]:
+        panel.set_yticks([])
+    color_bar(axes, matrix.name)
+    return axes[0]
+
+
+@styled
+def cka_change(before: LayerMatrix, after: LayerMatrix, ax: Sequence[Axes]) -> Axes:
+    """The map of the student as it was, and of the new one, side by side on one scale."""
+    for panel, matrix, title in zip(ax, (before, after), ("Before", "After the plan")):
+        similarity_panel(matrix, matrix.values, panel)
+        panel.set_title(title)
+    layer_names(ax[0], before.teacher_layers, "y")
+    ax[0].set_ylabel("teacher layer")
+    if after.teacher_layers == before.teacher_layers:
+        ax[1].set_yticks([])
+    else:
+        layer_names(ax[1], after.teacher_layers, "y")
+    color_bar(ax, before.name)
+    return ax[0]
+
+
+def similarity_panel(matrix: LayerMatrix, values: np.ndarray, ax: Axes) -> None:
+    """One map of (T, S) values under the matrix's student layers, each row's largest ringed."""
     from matplotlib.colors import LinearSegmentedColormap
 
     colors = LinearSegmentedColormap.from_list(
-        "teacher", ["#FFFFFF", "#9CC9E3", ROLES["teacher"], "#0A2740"]
+        "similarity", ["#FFFFFF", "#9CC9E3", "#0072B2", "#0A2740"]
     ).with_extremes(bad=RULE)
-    panels = [("Trained student", matrix.values)]
-    if matrix.untrained.size:
-        panels.append(("Untrained student", matrix.untrained))
-    for ax, (title, values) in zip(axes, panels):
-        image = ax.imshow(
-            np.ma.masked_invalid(values), cmap=colors, vmin=0, vmax=1,
-            interpolation="none", aspect="auto",
-        )  # fmt: skip
-        ax.set_title(title)
-        _name_layers(ax, matrix.student_layers, "x")
-        ax.set_xlabel("student layer, input to output")
-        ax.spines[:].set_visible(False)
-        if values.size <= ANNOTATED_CELLS:
-            _annotate(ax, values)
-    _name_layers(axes[0], matrix.teacher_layers, "y")
-    axes[0].set_ylabel("teacher layer, output at the bottom")
-    for ax in axes[1:]:
-        ax.set_yticks([])
-    bar = axes[0].figure.colorbar(image, ax=list(axes), fraction=0.04, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.set_label(f"{matrix.name.upper() if len(matrix.name) <= 4 else matrix.name}")
+    ax.imshow(
+        np.ma.masked_invalid(values), cmap=colors, vmin=0, vmax=1, interpolation="none",
+        aspect="auto",
+    )  # fmt: skip
+    layer_names(ax, matrix.student_layers, "x")
+    ax.set_xlabel("student layer, input to output")
+    ax.spines[:].set_visible(False)
+    if values.size <= ANNOTATED_CELLS:
+        _annotate(ax, values)
+    rows = [row for row in range(len(values)) if np.isfinite(values[row]).any()]
+    ring = _ring(values.shape)
+    ax.plot([int(np.nanargmax(values[row])) for row in rows], rows, linestyle="none", **ring)
 
 
-def _name_layers(ax: Axes, layers: Sequence[str], side: str) -> None:
+def _ring(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Squares around the cells of a small map, dots on those of a large one."""
+    if shape[0] * shape[1] <= ANNOTATED_CELLS:
+        return {"marker": "o", "markersize": 22, "markerfacecolor": "none",
+                "markeredgecolor": ROLES["student"], "markeredgewidth": 1.3}  # fmt: skip
+    return {"marker": ".", "markersize": max(1.5, 160 / max(shape)) / 4, "color": ROLES["student"]}
+
+
+def color_bar(axes: Sequence[Axes], name: str) -> None:
+    """The scale of a map's colors, to the right of all its panels."""
+    figure = axes[0].figure
+    bar = figure.colorbar(axes[0].images[0], ax=list(axes), fraction=0.04, pad=0.02)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label(name.upper() if len(name) <= 4 else name)
+
+
+def layer_names(ax: Axes, layers: Sequence[str], side: str) -> None:
     """Tick labels of layers; with many, every so-manieth is named, the first and the last always."""
     step = math.ceil(len(layers) / NAMED_LAYERS[side])
     shown = [*range(0, len(layers) - 1, step), len(layers) - 1]
@@ -73,11 +119,14 @@ def _annotate(ax: Axes, values: np.ndarray) -> None:
         known = math.isfinite(value)
         ax.text(
             column, row, f"{value:.2f}".replace("-", "−") if known else "–", ha="center",
-            va="center", fontsize=7.5, color="white" if known and value > 0.45 else "#222222",
+            va="center", fontsize=7.5, color="white" if known and value > 0.45 else ON_COLOR,
         )  # fmt: skip
 
 
-def probe_depth(ax: Axes, probes: Sequence[Measurement], chance: float) -> None:
+@styled
+def probe_depth(
+    probes: Sequence[Measurement], chance: float = math.nan, ax: Axes | None = None
+) -> Axes:
     """How well a linear map reads the labels off each layer, over relative depth.
 
     Args:
@@ -85,28 +134,70 @@ def probe_depth(ax: Axes, probes: Sequence[Measurement], chance: float) -> None:
             are drawn in percent.
         chance: accuracy of the best constant answer; nan leaves the line out.
     """
+    ax = own(ax)
     shares = all(item.unit == "share" for item in probes)
     scale = 100 if shares else 1
     for role in ("untrained", "teacher", "student"):
         mine = [item for item in probes if item.of == role]
-        if not mine:
-            continue
-        depth = layer_order([item.layer for item in mine])
-        x = [depth[item.layer] for item in mine]
-        y, low, high = (
-            scale * np.array([getattr(item, field) for item in mine])
-            for field in ("value", "low", "high")
-        )
-        dashed = role == "untrained"
-        ax.fill_between(x, low, high, color=ROLES[role], alpha=0.15, linewidth=0)
-        ax.plot(x, y, color=ROLES[role], marker="o", markersize=3.5, label=role,
-                linestyle="--" if dashed else "-", linewidth=1.2 if dashed else 1.6)  # fmt: skip
+        if mine:
+            _over_depth(ax, mine, role, role, scale)
     if math.isfinite(chance):
         ax.axhline(chance * scale, color=QUIET, linewidth=0.8, linestyle=":")
-        ax.annotate("constant answer", (1.0, chance * scale), (0, -3), color=QUIET, fontsize=8,
-                    textcoords="offset points", ha="right", va="top")  # fmt: skip
+        ax.annotate("constant answer", (1.0, chance * scale), (0, 3), color=QUIET, fontsize=8,
+                    textcoords="offset points", ha="right", va="bottom")  # fmt: skip
     ax.set_xlabel("relative depth: 0 the first tapped layer, 1 the last")
     named = "accuracy (%)" if math.isfinite(chance) else "%" if shares else probes[0].unit
     ax.set_ylabel(f"linear probe, {named}")
     ax.set_ylim(bottom=0)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return ax
+
+
+@styled
+def predictability(
+    student: Sequence[Measurement],
+    untrained: Sequence[Measurement] = (),
+    ceiling: Sequence[Measurement] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """How much of each teacher layer a linear map from the student predicts, under what its width holds.
+
+    Args:
+        student, untrained: R² of every teacher layer, one measurement a layer.
+        ceiling: share of the layer's variance that as many directions as the student is wide hold.
+    """
+    ax = own(ax)
+    order = layer_order([item.layer for item in (ceiling or student)])
+    if ceiling:
+        x = [order[item.layer] for item in ceiling]
+        ax.plot(x, [item.value for item in ceiling], color=INK, linestyle=":", linewidth=1.2,
+                label="student's width holds")  # fmt: skip
+    if untrained:
+        _over_depth(ax, untrained, "untrained", "untrained predicts", order=order)
+    _over_depth(ax, student, "student", "student predicts", order=order)
+    ax.set_xlabel("relative depth of the teacher's layers")
+    ax.set_ylabel("share of the layer's variance")
+    ax.set_ylim(top=1.03)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return ax
+
+
+def _over_depth(
+    ax: Axes,
+    items: Sequence[Measurement],
+    role: str,
+    label: str,
+    scale: float = 1,
+    order: dict[str, float] | None = None,
+) -> None:
+    depth = order or layer_order([item.layer for item in items])
+    items = [item for item in items if item.layer in depth]
+    x = [depth[item.layer] for item in items]
+    y, low, high = (
+        scale * np.array([getattr(item, field) for item in items])
+        for field in ("value", "low", "high")
+    )
+    dashed, few = role == "untrained", len(items) <= FEW_LAYERS
+    ax.fill_between(x, low, high, color=ROLES[role], alpha=0.15, linewidth=0)
+    ax.plot(x, y, color=ROLES[role], marker=MARKERS[role] if few else "", markersize=4, label=label,
+            linestyle="--" if dashed else "-", linewidth=1.2 if dashed else 1.6)  # fmt: skip

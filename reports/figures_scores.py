@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gapkit.gap import ControlRun, Step, Waterfall
 from gapkit.measurement import Curve
-from gapkit.reports.look import INK, QUIET, ROLES, RULE, printable
+from gapkit.reports.look import INK, MARKERS, QUIET, ROLES, RULE, SCORE, own, printable, styled
 from gapkit.wording import Wording, short
 
 if TYPE_CHECKING:
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 CLASSES_DRAWN = 24
 
 
-def waterfall(ax: Axes, ladder: Waterfall, say: Wording) -> None:
+@styled
+def waterfall(
+    ladder: Waterfall, ax: Axes | None = None, say: Wording = SCORE, narrow: bool = False
+) -> Axes:
     """From the student's score to the teacher's: one bar a step, with the step's interval.
 
     Steps rest on the level that the steps before them reached; a merged step names what it holds.
+    A `narrow` one leaves the intervals to its error bars.
     """
+    ax = own(ax)
     level = ladder.start.value * say.scale
     names = ["student as it is"]
     ax.barh(0, level, color=ROLES["student"], height=0.62)
@@ -38,29 +43,39 @@ def waterfall(ax: Axes, ladder: Waterfall, say: Wording) -> None:
         ax.errorbar(level + change, row, xerr=[[max(0.0, -low)], [max(0.0, high)]], color=INK,
                     elinewidth=0.9, capsize=2.5, capthick=0.9)  # fmt: skip
         ax.plot([level, level], [row - 1 + 0.31, row - 0.31], color=QUIET, linewidth=0.6)
-        _beside(ax, max(level, level + change + max(0.0, high)), row, _stepped(step, say))
+        _beside(
+            ax,
+            max(level, level + change + max(0.0, high)),
+            row,
+            say.signed(step.points.value) if narrow else _stepped(step, say),
+        )
         level += change
         merged = f"\n(with {', '.join(part.replace('_', ' ') for part in step.merged)})"
         names.append(
-            "\n".join(textwrap.wrap(printable(step.name), 30, max_lines=2, placeholder=" …"))
+            "\n".join(
+                textwrap.wrap(
+                    printable(step.name), 18 if narrow else 30, max_lines=2, placeholder=" …"
+                )
+            )
             + (merged if step.merged else "")
         )
     last = len(ladder.steps) + 1
     ax.barh(last, ladder.end.value * say.scale, color=ROLES["teacher"], height=0.62)
     _beside(ax, ladder.end.value * say.scale, last, say.score(ladder.end.value))
-    ax.set_yticks(range(last + 1), [*names, "teacher"])
+    ax.set_yticks(range(last + 1), [*names, "teacher"], fontsize=7.5 if narrow else 8.5)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(say.axis + ", validation split")
     ax.margins(x=0.16)
+    if say.unit == "share":  # room for words beyond 100 %, but no tick there
+        ax.set_xticks([tick for tick in ax.get_xticks() if -100 <= tick <= 100])
+    return ax
 
 
 def _step_colors(step: Step) -> dict[str, Any]:
-    """Green for a gain, the student's color for a loss, pale when the interval includes zero."""
-    strong, pale = (
-        (ROLES["reached"], "#CFE8DF") if step.points.value >= 0 else (ROLES["student"], "#F7DFCF")
-    )
+    """Green for a gain, gray for a loss, pale when the interval includes zero."""
+    strong, pale = (ROLES["reached"], "#CFE8DF") if step.points.value >= 0 else (QUIET, RULE)
     decided = step.points.low > 0 or step.points.high < 0
     return {"edgecolor": strong, "color": strong if decided else pale}
 
@@ -74,18 +89,25 @@ def _beside(ax: Axes, x: float, y: float, text: str) -> None:
     ax.annotate(text, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=8.5)
 
 
-def controls(ax: Axes, runs: Sequence[ControlRun], marks: dict[str, float], say: Wording) -> None:
+@styled
+def controls(
+    runs: Sequence[ControlRun],
+    marks: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+    say: Wording = SCORE,
+) -> Axes:
     """Every seed of every control as a dot, their mean as a bar.
 
     Args:
         marks: role -> validation score drawn as a vertical line, for example of the teacher.
     """
+    ax = own(ax)
     for row, run in enumerate(runs):
         scores = np.array(run.scores) * say.scale
-        ax.plot(scores, np.full(len(scores), row), "o", color=ROLES["assistant"], markersize=4,
+        ax.plot(scores, np.full(len(scores), row), "o", color=QUIET, markersize=4,
                 alpha=0.75, markeredgewidth=0)  # fmt: skip
         ax.plot([scores.mean()] * 2, [row - 0.28, row + 0.28], color=INK, linewidth=1.6)
-    for role, score in marks.items():
+    for role, score in (marks or {}).items():
         ax.axvline(score * say.scale, color=ROLES[role], linewidth=1.1, zorder=0)
         ax.annotate(role, (score * say.scale, 1.0), (0, 3), xycoords=("data", "axes fraction"),
                     textcoords="offset points", ha="center", color=ROLES[role], fontsize=8.5)  # fmt: skip
@@ -96,6 +118,7 @@ def controls(ax: Axes, runs: Sequence[ControlRun], marks: dict[str, float], say:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(say.axis + ", validation split")
+    return ax
 
 
 def _control_name(run: ControlRun) -> str:
@@ -103,21 +126,44 @@ def _control_name(run: ControlRun) -> str:
     return name if run.fraction == 1 else f"{name} (×{run.fraction:g})"
 
 
-def reliability(ax: Axes, curves: Sequence[Curve]) -> None:
+@styled
+def reliability(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
     """Share of right answers over stated confidence; on the diagonal confidence is honest."""
+    ax = own(ax)
     ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
-    ax.annotate("honest", (0.04, 0.04), (4, 10), textcoords="offset points", rotation=38,
+    ax.annotate("honest", (0.04, 0.04), (6, 14), textcoords="offset points", rotation=33,
                 color=QUIET, fontsize=8)  # fmt: skip
     for curve in curves:
-        color = ROLES.get(curve.of, ROLES["assistant"])
+        color, marker = _role(curve.of)
         filled = np.isfinite(curve.y)
         x, y = curve.x[filled], curve.y[filled]
         low = np.nan_to_num(np.clip(y - curve.low[filled], 0, None))
         high = np.nan_to_num(np.clip(curve.high[filled] - y, 0, None))
-        ax.errorbar(x, y, yerr=[low, high], color=color, marker="o", markersize=3.5, label=curve.of,
-                    elinewidth=0.8, capsize=0, linewidth=1.2)  # fmt: skip
-    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence in the answer", ylabel="share right")
-    ax.legend(loc="upper left")
+        ax.errorbar(x, y, yerr=[low, high], color=color, marker=marker, markersize=3.5,
+                    label=curve.of, elinewidth=0.8, capsize=0, linewidth=1.2)  # fmt: skip
+    ax.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="confidence in the answer", ylabel="share right")
+    return ax
+
+
+@styled
+def confidence(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
+    """How sure each model is: samples (%) by the confidence of the bin they fall in."""
+    ax = own(ax)
+    for curve in curves:
+        color, marker = _role(curve.of)
+        filled = np.isfinite(curve.x)
+        share = 100 * curve.n[filled] / max(1, curve.n.sum())
+        ax.plot(curve.x[filled], np.cumsum(share), color=color, marker=marker, markersize=3.5,
+                drawstyle="steps-post", label=curve.of, linewidth=1.2)  # fmt: skip
+    ax.set(xlim=(0, 1.01), ylim=(0, 102), xlabel="confidence in the answer")
+    ax.set_ylabel("samples up to there (%)")
+    return ax
+
+
+def _role(of: str) -> tuple[str, str]:
+    """Color and marker of a model; those without a role of their own are assistants."""
+    role = of if of in ROLES else "assistant"
+    return ROLES[role], MARKERS[role]
 
 
 def drawn_classes(student: Curve) -> np.ndarray:
@@ -126,40 +172,68 @@ def drawn_classes(student: Curve) -> np.ndarray:
     return order[:CLASSES_DRAWN]
 
 
+@styled
 def by_class(
-    ax: Axes, teacher: Curve | None, before: Curve, after: Curve | None, say: Wording
-) -> None:
+    teacher: Curve | None,
+    before: Curve,
+    after: Curve | None = None,
+    ax: Axes | None = None,
+    say: Wording = SCORE,
+) -> Axes:
     """Score of each class: the student's, the teacher's and, when there is one, the new student's.
 
     Classes run from the student's worst to its best; of many, the worst 24 are drawn.
     """
+    ax = own(ax, 1.0 + 0.2 * min(len(before.x), CLASSES_DRAWN))
     shown = drawn_classes(before)
-    rows = np.arange(len(shown))
-    for curve, role, label, shift in (
-        (before, "student", "student before" if after else "student", -0.14),
-        (after, "reached", "student after", 0.14),
-        (teacher, "teacher", "teacher", 0.0),
-    ):
-        if curve is None:
-            continue
-        at = _matched(curve, before, shown)
-        y, low, high = (
-            np.where(at >= 0, getattr(curve, field)[at], np.nan) * say.scale
-            for field in ("y", "low", "high")
-        )
-        shift = shift if after else shift / 2
-        ax.hlines(rows + shift, low, high, color=ROLES[role], linewidth=0.9, alpha=0.6)
-        ax.plot(y, rows + shift, "o", color=ROLES[role], markersize=4.5, label=label)
+    rows = {}
+    for role, curve in (("student", before), ("reached", after), ("teacher", teacher)):
+        if curve is not None:
+            at = _matched(curve, before, shown)
+            rows[role] = tuple(
+                np.where(at >= 0, getattr(curve, field)[at], np.nan)
+                for field in ("y", "low", "high")
+            )
     labels = [before.ticks[i] if before.ticks else f"{before.x[i]:g}" for i in shown]
-    ax.set_yticks(rows, [short(printable(label), 28) for label in labels])
-    ax.set_ylim(len(shown) - 0.5, -0.5)
+    dumbbells(labels, rows, ax, say)
+    ax.set_ylabel(printable(before.x_name))
+    return ax
+
+
+@styled
+def dumbbells(
+    labels: Sequence[str],
+    rows: Mapping[str, tuple[np.ndarray, ...]],
+    ax: Axes | None = None,
+    say: Wording = SCORE,
+) -> Axes:
+    """A row a slice: the scores of student, new student and teacher with their intervals.
+
+    Args:
+        labels: (k,) of the slices, the first on top.
+        rows: "student", "reached" or "teacher" -> value, low, high, each (k,), nan where unknown.
+    """
+    ax = own(ax, 1.0 + 0.2 * len(labels))
+    at = np.arange(len(labels))
+    names = {"student": "student before" if "reached" in rows else "student",
+             "reached": "student after", "teacher": "teacher"}  # fmt: skip
+    shifts = {"student": -0.16, "reached": 0.16, "teacher": 0.0}
+    for role in ("student", "reached", "teacher"):
+        if role not in rows:
+            continue
+        y, low, high = (np.asarray(part, dtype=float) * say.scale for part in rows[role])
+        shift = shifts[role] if "reached" in rows else shifts[role] / 2
+        ax.hlines(at + shift, low, high, color=ROLES[role], linewidth=0.9, alpha=0.6)
+        ax.plot(y, at + shift, MARKERS[role], color=ROLES[role], markersize=4.2, label=names[role])
+    ax.set_yticks(at, [short(printable(label), 34) for label in labels])
+    ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.grid(axis="y", color=RULE, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(say.axis + ", test split")
-    ax.set_ylabel(printable(before.x_name))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return ax
 
 
 def _matched(curve: Curve, reference: Curve, shown: np.ndarray) -> np.ndarray:

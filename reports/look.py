@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from gapkit.wording import Wording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TEXT_WIDTH = 6.5  # inches between the margins of the page
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TEXT_WIDTH = 6.7  # inches between the margins of the page
+SCORE = Wording(unit="share", score_name="score")
 
 # Okabe and Ito (2008): told apart with any common color blindness. One role, one color, everywhere.
 ROLES = {
@@ -23,9 +31,12 @@ ROLES = {
     "assistant": "#CC79A7",
     "untrained": "#7F7F7F",
 }
+# Beside the color, so that a print in gray tells them apart too.
+MARKERS = {"teacher": "s", "student": "o", "reached": "^", "assistant": "D", "untrained": "x"}
 INK, QUIET, RULE = "#222222", "#666666", "#D9D9D9"
+ON_COLOR = "#111111"  # words on a colored cell: they stay dark on a dark page
 
-_METRIC_FONT, _PRINTED_FONT = "STIXGeneral", "Libertinus Serif"
+_METRIC_FONT, PRINTED_FONT = "STIXGeneral", "Libertinus Serif"
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gapkit",
@@ -70,6 +81,26 @@ def look() -> Iterator[None]:
         yield
 
 
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """A drawing function that draws in the house look, whoever calls it."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        with look():
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def own(ax: Axes | None, height: float = 2.7) -> Axes:
+    """The axes given, or those of a new pyplot figure that a notebook shows."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(TEXT_WIDTH, height), layout="constrained")[1]
+
+
 def blank(height: float, columns: int = 1, **layout: Any) -> tuple[Figure, list[Axes]]:
     """A figure as wide as the text, `height` inches high, with a row of axes; no pyplot state."""
     from matplotlib.figure import Figure
@@ -89,7 +120,7 @@ def render(figure: Figure) -> bytes:
     with look():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     font = re.compile(r"""(<text[^>]*style="[^"]*)'""" + _METRIC_FONT + "'")
-    return font.sub(rf"\1'{_PRINTED_FONT}'", buffer.getvalue().decode()).encode()
+    return font.sub(rf"\1'{PRINTED_FONT}'", buffer.getvalue().decode()).encode()
 
 
 @cache
@@ -107,13 +138,22 @@ def _glyphs() -> frozenset[int]:
 def printable(text: str) -> str:
     """The text with every character that would vanish on paper written as U+XXXX.
 
-    Line breaks and tabs become spaces; control characters, CJK and emoji are spelled out.
+    Line breaks and tabs become spaces; CJK, emoji, control characters and those that turn the
+    direction of what follows are spelled out.
 
     >>> printable("net → 網")
     'net → U+7DB2'
+    >>> printable("abc" + chr(0x202E) + "def")
+    'abcU+202Edef'
     """
     spaced = re.sub(r"[\t\r\n]+", " ", text)
     glyphs = _glyphs()
     return "".join(
-        char if ord(char) in glyphs and ord(char) >= 32 else f"U+{ord(char):04X}" for char in spaced
+        char if ord(char) in glyphs and not hidden(char) else f"U+{ord(char):04X}"
+        for char in spaced
     )
+
+
+def hidden(char: str) -> bool:
+    """Whether a character has no shape of its own: controls, direction marks, separators of lines."""
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")

@@ -88,9 +88,7 @@ def compile_pdf(report: Report, figures: Mapping[str, bytes]) -> bytes:
     Raises:
         InputError: when a figure is missing or the date is none.
     """
-    missing = [figure.name for figure in report.figures if figure.name not in figures]
-    if missing:
-        raise InputError(f"Expected a drawing for every figure but got none for {missing[0]!r}")
+    check_drawings(report, figures)
     import typst
 
     compiled: Any = typst.compile  # its stubs do not know sources that are held in memory
@@ -103,6 +101,13 @@ def compile_pdf(report: Report, figures: Mapping[str, bytes]) -> bytes:
     }
     sources |= {f"figures/{name}.svg": svg for name, svg in figures.items()}
     return compiled(sources, ignore_system_fonts=True, pdf_standards=["ua-1"], timestamp=stamp)
+
+
+def check_drawings(report: Report, figures: Mapping[str, bytes]) -> None:
+    """Raise InputError when a figure that the report refers to has no drawing."""
+    missing = [figure.name for figure in report.figures if figure.name not in figures]
+    if missing:
+        raise InputError(f"Expected a drawing for every figure but got none for {missing[0]!r}")
 
 
 def write_pdf(report: Report, figures: Mapping[str, bytes], path: str | Path) -> Path:

@@ -69,6 +69,21 @@ class Figure(Record):
     alt: str = Field(min_length=1)
 
 
+class Mark(Record):
+    """A quality gate on page one: its name and answer; the reason stands further on."""
+
+    name: str
+    state: Literal["passed", "failed", "open"]
+
+
+class Next(Record):
+    """Something to do next, what it is expected to bring, and its price; all in words."""
+
+    do: str
+    gain: str
+    price: str
+
+
 Block = Annotated[Paragraph | Bullets | Command | Table | Figure, Field(discriminator="kind")]
 
 
@@ -95,8 +110,12 @@ class Report(Record):
     Attributes:
         title, study: of the document.
         created: ISO date of the run, or "" (it is printed, and dates the PDF).
+        headline: the verdict in one sentence.
         verdict: one paragraph for a reader who stops here.
         facts: the strip of key figures below it.
+        opener: the figure of page one.
+        next: what to do next, the most promising first.
+        marks: the quality gates' answers; none where they were not asked.
         ladder: the waterfall in display units, for text output; empty without a diagnosis.
         planned, reached: one line each; what is missing is said.
         sections: in reading order.
@@ -105,8 +124,12 @@ class Report(Record):
     title: str
     study: str
     created: str = ""
+    headline: str = ""
     verdict: str
     facts: tuple[Fact, ...] = ()
+    opener: Figure | None = None
+    next: tuple[Next, ...] = ()
+    marks: tuple[Mark, ...] = ()
     ladder: tuple[Rung, ...] = ()
     planned: str = ""
     reached: str = ""
@@ -115,10 +138,16 @@ class Report(Record):
     @property
     def figures(self) -> Iterator[Figure]:
         """Every figure that the report refers to, in reading order."""
+        if self.opener is not None:
+            yield self.opener
         for section in self.sections:
             for block in section.blocks:
                 if isinstance(block, Figure):
                     yield block
+
+    def has(self, heading: str) -> bool:
+        """Whether there is a section of that heading."""
+        return any(section.heading == heading for section in self.sections)
 
     def section(self, heading: str) -> Section:
         """The section of that heading.

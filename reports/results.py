@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from gapkit.choice import Choice
 from gapkit.errors import InputError
+from gapkit.exhibits import Exhibits
 from gapkit.gap import Gap
 from gapkit.grounds import Gate
 from gapkit.measurement import Curve, LayerMatrix, Measurement, Measurements
@@ -15,6 +18,7 @@ from gapkit.outcome import Outcome
 from gapkit.plans import Plan
 from gapkit.record import Record
 from gapkit.reports.intervals import paired_difference
+from gapkit.runs import Run
 
 REPORTED: Literal["test"] = "test"
 
@@ -22,7 +26,8 @@ REPORTED: Literal["test"] = "test"
 class Results(Record):
     """What was measured, diagnosed, planned and reached; what was not done is None.
 
-    `gates` and `choice` are what is judged from that by who knows the task, the study for one.
+    `gates` and `choice` are what is judged from that by who knows the task, the study for one;
+    `exhibits` are real samples, by who holds models and data.
     """
 
     study: str
@@ -32,6 +37,7 @@ class Results(Record):
     outcome: Outcome | None = None
     gates: tuple[Gate, ...] = ()
     choice: Choice | None = None
+    exhibits: Exhibits | None = None
     manifest: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -83,6 +89,48 @@ class Results(Record):
         if self.after is None:
             return None
         return paired(self.after, "student", self.measurements, "student")
+
+
+def read_run(folder: str | Path) -> Results:
+    """What a run folder holds, without the study file that made it.
+
+    Raises:
+        InputError: when the folder holds no measurements, or something in it cannot be read.
+    """
+    run = Run(folder)
+    if not run.folder.is_dir():
+        raise InputError(f"Expected a run folder but {folder} does not exist")
+    measurements = run.load("measurements", Measurements)
+    if measurements is None:
+        raise InputError(
+            f"Expected measurements in {folder} but found none; gapkit measure makes them"
+        )
+    manifest = _manifest(run)
+    return Results(
+        study=measurements.study,
+        measurements=measurements,
+        gap=run.load("gap", Gap),
+        plan=run.load("plan", Plan),
+        outcome=run.load("outcome", Outcome),
+        exhibits=run.load("exhibits", Exhibits),
+        manifest={
+            "created": manifest.get("created", ""),
+            "folder": str(folder),
+            "versions": {"gapkit": manifest.get("gapkit", "")},
+            "inputs": manifest.get("identity", {}),
+        },
+    )
+
+
+def _manifest(run: Run) -> dict[str, Any]:
+    path = run.path("manifest.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"Expected a gapkit manifest in {path} but: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"Expected a gapkit manifest in {path} but got {type(found).__name__}")
+    return found
 
 
 def one(

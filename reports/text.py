@@ -11,6 +11,7 @@ from gapkit.reports.pdf import replace_file
 from gapkit.reports.report import Block, Figure, Report, Rung, Table
 
 WIDTH, LABEL, BAR = 80, 30, 24
+SIGNS = {"passed": "✓", "failed": "✗", "open": "○"}
 
 
 def terminal(report: Report, path: str | Path | None = None) -> str:
@@ -67,10 +68,21 @@ def markdown(report: Report, figures: Mapping[str, str] | None = None) -> str:
     Args:
         figures: figure name -> link to its drawing; a figure without one is given by its words.
     """
-    lines = [f"# {escape(report.title)}", "", escape(report.verdict), ""]
+    lines = [f"# {escape(report.title)}", ""]
+    if report.headline:
+        lines += [f"**{escape(report.headline)}**", ""]
+    lines += [escape(report.verdict), ""]
     if report.facts:
         rows = tuple((fact.label, fact.value, fact.note) for fact in report.facts)
         lines += [*_table(("Key figure", "Value", "Interval and source"), rows), ""]
+    if report.opener is not None:
+        lines += [*_figure(report.opener, figures or {}), ""]
+    if report.next:
+        steps = tuple((step.do, step.gain, step.price) for step in report.next)
+        lines += [*_table(("What next", "Expected gain", "Price"), steps), ""]
+    if report.marks:
+        marks = " · ".join(f"{SIGNS[mark.state]} {escape(mark.name)}" for mark in report.marks)
+        lines += [f"Quality gates: {marks}", ""]
     for section in report.sections:
         lines += [f"{'#' * (section.level + 1)} {escape(section.heading)}", ""]
         for block in section.blocks:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer
 
 from gapkit import __version__
 from gapkit.cli import main
@@ -34,8 +35,9 @@ from tests.tiny_study import study_file
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny_study.py"
 COMMANDS = ("run", "measure", "diagnose", "plan", "distill", "report", "demo")
+OTHERS = ("init", "check", "compare")
 BUDGETS = ("--diagnose-budget", "2", "--plan-budget", "2")
-PROGRESS = re.compile(r"(preparing|measuring|diagnosing|planning|distilling): ")
+PROGRESS = re.compile(r"\d\d:\d\d:\d\d (preparing|measuring|diagnosing|planning|distilling): ")
 NAN = "float('nan')"
 
 
@@ -246,7 +248,7 @@ def test_report_check_passes_only_when_every_gate_does(
 
 def test_report_check_refuses_what_cannot_be_written(folder, tmp_path, no_training):
     gapkit("report", TINY, "--out", folder, "--check", "--to", tmp_path / "gap.txt").refuses(
-        "Expected a report path that ends in .pdf or .md"
+        "Expected a report path that ends in .pdf, .md, .html or .json"
     )
 
 
@@ -674,7 +676,7 @@ def test_a_file_system_that_takes_no_more_is_said_and_the_same_command_goes_on(
 
 def test_a_report_that_cannot_be_written_is_refused(folder, tmp_path, no_training):
     for to, match in (
-        (tmp_path / "gap.docx", r"ends in \.pdf or \.md"),
+        (tmp_path / "gap.docx", r"ends in \.pdf, \.md, \.html or \.json"),
         (tmp_path / "no" / "gap.pdf", "no"),
     ):
         gapkit("report", TINY, "--out", folder, "--to", to).refuses(match)
@@ -797,3 +799,247 @@ def test_demo_does_everything_with_short_trainings(tmp_path):
     found = json.loads(said.out)
     assert found["gap"]["study"] == "digits"
     assert Path(found["report"]).read_bytes().startswith(b"%PDF-")
+
+
+# A study file to fill in, and one batch through it
+
+
+def test_init_writes_a_file_that_check_passes(tmp_path, monkeypatch, no_training):
+    monkeypatch.chdir(tmp_path)
+    said = gapkit("init", "mine.py", "--name", "shop")
+    assert said == Said(0, "wrote mine.py; next: gapkit check mine.py\n", "")
+    checked = gapkit("check", "mine.py")
+    assert checked.code == 0, checked
+    assert checked.out.startswith("shop on ")
+    assert "ready to run" in checked.out
+    assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["mine.py"]
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        (("there.py",), r"Expected a new file but .*there\.py exists; it is left as it is"),
+        (("mine.txt",), r"Expected a file that ends in \.py but got 'mine\.txt'"),
+        (("no/mine.py",), "Expected an existing folder but got no"),
+        (("mine.py", "--name", "a/b"), "Expected a name of letters, digits, - and _ but got 'a/b'"),
+    ],
+)
+def test_init_overwrites_nothing_and_refuses_in_one_line(tmp_path, monkeypatch, arguments, match):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.py").write_text("mine")
+    gapkit("init", *arguments).refuses(match)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.py"]
+    assert (tmp_path / "there.py").read_text() == "mine"
+
+
+def test_check_names_every_mistake_and_ends_with_2(tmp_path, no_training):
+    body = "study = tiny(student=build(2, n_classes=4), layers={'teacher': ['nope']})\n"
+    said = gapkit("check", study_file(tmp_path, body))
+    assert said.code == 2
+    assert said.err == ""
+    wrong = [line for line in said.out.splitlines() if line.startswith("✗")]
+    assert len(wrong) >= 2
+    assert any("same classes" in line for line in wrong)
+    assert any("nope" in line for line in wrong)
+    found = json.loads(gapkit("check", study_file(tmp_path, body), "--json").out)
+    assert sum(item["state"] == "wrong" for item in found["items"]) == len(wrong)
+
+
+# What the command line changes about a study
+
+
+def test_settings_reach_the_study(tmp_path, no_training):
+    changes = (
+        "--set",
+        "recipe.epochs=7",
+        "--set",
+        "reduce=flatten",
+        "--seed",
+        "5",
+        "--device",
+        "cpu",
+    )
+    path = study_file(
+        tmp_path,
+        "study = tiny()\n"
+        "check = type(study).check\n"
+        "def said(self):\n"
+        "    print(self.recipe.epochs, self.reduce, self.seed, self.device)\n"
+        "    return check(self)\n"
+        "type(study).check = said\n",
+    )
+    try:
+        said = gapkit("check", path, *changes)
+    finally:
+        from gapkit.preflight import preflight
+
+        def check(self):
+            models = {
+                "teacher": self.teacher_model_for_pricing,
+                "student": self.student_for_pricing,
+            }
+            preflight(self.task, self.data, models, self.device)
+
+        Study.check = check
+    assert said.code == 0, said
+    assert "7 flatten 5 cpu" in said.err
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        (
+            ("--set", "recipe.epochs=0"),
+            "fitting --set recipe.epochs but epochs: .* greater than or equal",
+        ),
+        (("--set", "recipe.epoch=3"), "setting of the recipe but got 'epoch'; nearest: 'epochs'"),
+        (("--set", "recipes.epochs=3"), "known setting but got 'recipes.epochs'"),
+        (("--set", "recipe.epochs"), "Expected --set KEY=VALUE but got 'recipe.epochs'"),
+        (("--set", "reduce=gapp"), "reduce"),
+        (("--set", "seed=1.5"), "Expected a seed, an integer from 0"),
+        (("--device", "gpu9"), "Expected a device of this machine but got 'gpu9'"),
+        (("--seed", "-1"), "--seed"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(options, match, no_training):
+    gapkit("measure", TINY, *options).refuses(match)
+
+
+def test_a_changed_study_does_not_mix_with_the_folder_of_the_old_one(folder, no_training):
+    gapkit("measure", TINY, "--out", folder, "--set", "recipe.epochs=3").refuses(
+        "belongs to another .*recipe was"
+    )
+
+
+def test_seed_goes_to_a_study_function_that_takes_one(tmp_path, no_training):
+    body = "def study(seed=0):\n    print('made with', seed)\n    return tiny(seed=seed)\n"
+    said = gapkit("check", study_file(tmp_path, body), "--seed", "9")
+    assert said.code == 0, said
+    assert "made with 9" in said.err
+
+
+def test_quiet_says_nothing_but_the_result(folder, tmp_path):
+    said = gapkit("measure", TINY, "--out", tmp_path / "new", "--quiet")
+    assert said.code == 0
+    assert said.err == ""
+    assert said.out.startswith("Measurements of tiny")
+    loud = gapkit("measure", TINY, "--out", tmp_path / "other")
+    assert re.match(r"\d\d:\d\d:\d\d preparing: ", loud.err)
+
+
+# Forms of the report, and several runs
+
+
+@pytest.mark.parametrize("form, begins", [("html", "<!doctype html>"), ("md", "# "), ("json", "{")])
+def test_report_is_written_in_the_form_asked_for(folder, tmp_path, no_training, form, begins):
+    before = files(folder)
+    where = folder / ("report.json" if form == "json" else f"gap.{form}")
+    said = gapkit("report", TINY, "--out", folder, "--format", form)
+    assert said == Said(0, f"report   {where}\n", "")
+    assert where.read_text(encoding="utf-8").startswith(begins)
+    elsewhere = tmp_path / f"mine.{form}"
+    assert gapkit("report", TINY, "--out", folder, "--to", elsewhere).code == 0
+    assert elsewhere.read_text(encoding="utf-8").startswith(begins)
+    assert {name: files(folder)[name] for name in before} == before
+
+
+def test_a_report_says_how_to_run_the_study_again(folder, no_training):
+    assert gapkit("report", TINY, "--out", folder, "--format", "md", "--seed", "0").code == 0
+    said = (folder / "gap.md").read_text(encoding="utf-8")
+    assert f"gapkit run {TINY} --out {folder} --set seed=0\n" in said
+
+
+def test_a_report_never_takes_the_place_of_a_result(folder, no_training):
+    before = files(folder)
+    for name in ("gap.json", "plan.json", "manifest.json"):
+        gapkit("report", TINY, "--out", folder, "--to", folder / name).refuses(
+            "Expected a report outside the run's own results but got .*report.json is free"
+        )
+    assert files(folder) == before
+
+
+def test_a_form_that_is_none_or_does_not_fit_the_path_is_refused(folder, no_training):
+    gapkit("report", TINY, "--out", folder, "--format", "docx").refuses(
+        "Expected a known format but got 'docx'"
+    )
+    gapkit("report", TINY, "--out", folder, "--format", "md", "--to", folder / "a.pdf").refuses(
+        r"Expected a path that ends in \.md but got"
+    )
+
+
+def test_a_report_shows_samples_and_writes_the_same_bytes_again(folder, no_training):
+    assert gapkit("report", TINY, "--out", folder).code == 0
+    first = (folder / "gap.pdf").read_bytes()
+    kept = (folder / "exhibits.json").stat().st_mtime_ns
+    assert gapkit("report", TINY, "--out", folder).code == 0
+    assert (folder / "gap.pdf").read_bytes() == first
+    assert (folder / "exhibits.json").stat().st_mtime_ns == kept
+
+
+def test_compare_puts_runs_side_by_side_in_one_file(folder, tmp_path, no_training):
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    before = files(folder)
+    said = gapkit("compare", folder, other, "--to", tmp_path / "both.pdf")
+    assert said == Said(0, f"report   {tmp_path / 'both.pdf'}\n", "")
+    assert (tmp_path / "both.pdf").read_bytes().startswith(b"%PDF-")
+    assert files(folder) == before
+    page = gapkit("compare", folder, other, "--to", tmp_path / "both.html", "--json")
+    assert json.loads(page.out) == {"report": str(tmp_path / "both.html")}
+
+
+def test_compare_refuses_what_it_cannot_compare(folder, tmp_path, no_training):
+    gapkit("compare", folder).refuses("Expected two runs or more to compare but got 1")
+    gapkit("compare", folder, tmp_path / "no").refuses(
+        "Expected a run folder but .* does not exist"
+    )
+    gapkit("compare", folder, folder, "--to", tmp_path / "a.doc").refuses(
+        "a report path that ends in"
+    )
+
+
+# Help, and completion
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *OTHERS])
+def test_every_command_has_examples_that_parse(command):
+    said = gapkit(command, "--help").out
+    assert "Examples:" in said
+    shown = re.findall(rf"^ +(gapkit {command}\b.*?) *$", said, re.MULTILINE)
+    assert shown
+    from gapkit.cli import app
+
+    parser = typer.main.get_command(app)
+    for line in shown:
+        words = line.split()[2:]
+        if words and words[0] == "runs/*":
+            words = ["runs/a", "runs/b", *words[1:]]
+        context = parser.commands[command].make_context(command, words)
+        assert context.params
+
+
+def test_help_fits_80_columns_and_says_the_exit_codes():
+    done = subprocess.run(
+        [sys.executable, "-m", "gapkit", "--help"], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"COLUMNS": "80"}, check=True,
+    )  # fmt: skip
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    said = " ".join(done.stdout.split())
+    assert (
+        "Exit codes: 0 done; 1 a quality gate that is not passed; 2 what you can mend, or Ctrl-C."
+        in said
+    )
+
+
+def test_completion_offers_commands_and_options():
+    def offered(words: str) -> str:
+        code = "import sys; sys.argv = ['gapkit']; from gapkit.cli import main; main()"
+        environment = {"_GAPKIT_COMPLETE": "complete_bash", "COMP_WORDS": words,
+                       "COMP_CWORD": str(len(words.split()) - 1)}  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return done.stdout
+
+    assert offered("gapkit re").split() == ["report"]
+    assert "--format" in offered("gapkit report --f")

@@ -7,7 +7,17 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from gapkit.forecast import SCRATCH, Arm, Forecast, Run, mixture_quantile
+from gapkit.covariance import GRID, LENGTH
+from gapkit.forecast import (
+    MEAN_VARIANCE,
+    PRIOR_PATIENCE,
+    SCRATCH,
+    Arm,
+    Forecast,
+    Run,
+    mixture_quantile,
+    systematic,
+)
 
 SIZES = (16, 8, 4, 1)
 DIRECT = Arm((16, 1), "kl")
@@ -36,6 +46,17 @@ def test_a_mixture_of_one_is_student_t_and_of_two_solves_its_own_cdf():
         assert below == pytest.approx(q, abs=1e-9)
 
 
+def test_what_is_kept_of_a_mixture_has_its_mean_not_its_modes():
+    rng = np.random.default_rng(0)
+    weight, value = rng.dirichlet(np.full(1000, 0.3)), np.linspace(0, 1, 1000)
+    where, count = systematic(weight, 24)
+    assert count.sum() == pytest.approx(1.0)
+    assert len(where) <= 24
+    assert list(count) == sorted(count, reverse=True)
+    assert count @ value[where] == pytest.approx(weight @ value, abs=1 / 24)
+    assert np.argsort(-weight)[:24] @ np.ones(24) != where.sum()
+
+
 def test_many_runs_of_one_arm_give_their_mean_and_their_spread():
     rng = np.random.default_rng(1)
     scores = 0.5 + 0.05 * rng.normal(size=120)
@@ -51,23 +72,21 @@ def test_many_runs_of_one_arm_give_their_mean_and_their_spread():
 
 def test_the_posterior_is_the_gaussian_conditional_computed_the_plain_way():
     """Mean at one grid point against V⁻¹ of a covariance built arm by arm in a double loop."""
-    from gapkit import forecast as module
-
-    runs, arms = some_runs(), [DIRECT, Arm((16, 4, 1), "dist"), Arm((16, 8, 4, 1), "new")]
+    runs, arms = some_runs(), [DIRECT, Arm((16, 4, 1), "dist", 4.0), Arm((16, 8, 4, 1), "new")]
     fitted = Forecast(SIZES, runs, teacher_score=0.9)
     point = fitted._kept[0]
-    v, share = module._VARIANCES[point], module._SHARES[point]
+    v, share = GRID.variances[point], GRID.shares[point]
 
     def covariance(a: Arm, b: Arm) -> float:
         same = float(a.recipe == b.recipe)
         taught = float(len(a.path) > 1 and len(b.path) > 1)
         place = [SIZES.index(arm.path[-2]) / 3 if len(arm.path) > 1 else 0 for arm in (a, b)]
-        near = np.exp(-abs(place[0] - place[1]) / module.LENGTH) * taught
+        near = np.exp(-abs(place[0] - place[1]) / LENGTH) * taught
         shared = len(set(a.path[1:-1]) & set(b.path[1:-1]))
         chain = 0.5 * shared + 0.25 * a.n_assistants * b.n_assistants
         path = same * taught * (a.path == b.path)
-        parts = [same, 0.0, near, near * same, chain, path]
-        return float(v @ parts) + module.MEAN_VARIANCE
+        parts = [same, near, near * same, chain, path]  # all runs are full: patience is 0
+        return float(v[:5] @ parts) + MEAN_VARIANCE
 
     total = np.array(
         [
@@ -82,7 +101,8 @@ def test_the_posterior_is_the_gaussian_conditional_computed_the_plain_way():
     center = z.mean()
     for arm in arms:
         k = np.array([covariance(arm, run.arm) for run in runs])
-        expected = center + k @ np.linalg.solve(total, z - center)
+        longer = PRIOR_PATIENCE * (0.9 - center) * (1 - arm.fraction**-0.5)
+        expected = center + longer + k @ np.linalg.solve(total, z - center)
         assert fitted.screen([arm], n_points=1)[0][0] == pytest.approx(expected, abs=1e-6)
 
 
@@ -140,14 +160,17 @@ def test_paired_seeds_sharpen_differences():
     assert belief.mean[1] - belief.mean[0] == pytest.approx(0.02, abs=0.005)
 
 
-def test_patience_is_learned_from_short_and_long_runs():
-    arms = {Arm((16, 1), "kl", f): 0.5 + 0.04 * np.log2(f) for f in (0.25, 0.5, 1.0)}
-    runs = runs_of({arm: [level, level + 0.003] for arm, level in arms.items()})
+@pytest.mark.parametrize("gain, exponent", [(0.1, 0.5), (0.15, 0.3), (0.06, 0.8), (0.0, 0.5)])
+def test_patience_is_learned_from_short_and_long_runs(gain, exponent):
+    """Runs of a quarter to a full training foretell four times as long, whatever the power law."""
+    arms = {Arm((16, 1), "kl", f): 0.5 - gain * (f**-exponent - 1) for f in (0.25, 0.5, 1.0)}
+    runs = runs_of({arm: [level - 0.003, level + 0.003] for arm, level in arms.items()})
     forecast = Forecast(SIZES, runs, teacher_score=0.9)
-    longer = forecast.true_mean(Arm((16, 1), "kl", 4.0))
-    assert longer.low < 0.58 + 0.0015 < longer.high
-    assert longer.value > 0.53
-    assert longer.high - longer.low > (lambda p: p.high - p.low)(forecast.true_mean(DIRECT))
+    longer, full = forecast.true_mean(Arm((16, 1), "kl", 4.0)), forecast.true_mean(DIRECT)
+    assert longer.low < 0.5 - gain * (4.0**-exponent - 1) < longer.high
+    straight = gain * (4.0**exponent - 1)  # as much again as was gained from a quarter on
+    assert full.value + 0.2 * gain - 0.01 < longer.value < full.value + straight + 0.01
+    assert longer.high - longer.low > full.high - full.low
 
 
 def test_intervals_hold_on_data_drawn_from_such_a_law():

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from gapkit.errors import InputError
-from gapkit.forecast import Belief
-from gapkit.planner import Choice, Planner, Trial, knowledge_gradient
+from gapkit.planner import Choice, Planner, Trial
 
 SIZES = (48, 24, 12, 6, 3)
 COST = {48: 2.0, 24: 1.5, 12: 1.2, 6: 1.0, 3: 1.0}
@@ -348,21 +347,6 @@ def test_twenty_sizes_named_by_strings(n_recipes, fractions):
     check_contract(planner, trials)
     assert planner.choose().path[-1] == "s19"
     assert np.median(took) < 0.5  # a guard against another order of growth, not a benchmark
-
-
-def test_the_knowledge_gradient_is_the_expected_maximum():
-    """Against Monte Carlo over what the runs might show."""
-    rng = np.random.default_rng(0)
-    root = rng.normal(size=(5, 5))
-    belief = Belief(np.array([0.0, 0.3, 0.1]), root @ root.T, noise=0.5)
-    seeds = np.array([3, 4])
-    gain = knowledge_gradient(belief, 1, seeds)
-    joint = rng.multivariate_normal([*belief.mean, 0, 0], belief.cov, size=100_000)
-    shown = joint[:, 1] + joint[:, 3:].mean(1) + rng.normal(size=100_000) * math.sqrt(0.5 / 2)
-    slope = np.array([np.cov(joint[:, i], shown)[0, 1] for i in range(3)]) / shown.var()
-    after = belief.mean + np.outer(shown - shown.mean(), slope)
-    assert gain == pytest.approx(after.max(1).mean() - 0.3, rel=0.06)
-    assert gain > 0.1
 
 
 @pytest.mark.parametrize(

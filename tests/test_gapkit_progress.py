@@ -20,6 +20,10 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    def strftime(self, form: str) -> str:
+        assert form == "%H:%M:%S"
+        return "10:00:00"
+
 
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
@@ -35,6 +39,13 @@ def clock(monkeypatch):
     return clock
 
 
+def said(text: str) -> list[str]:
+    """The lines without the time that each begins with."""
+    lines = text.splitlines()
+    assert all(line.startswith("10:00:00 ") for line in lines)
+    return [line.removeprefix("10:00:00 ") for line in lines]
+
+
 def test_phases_are_said_once_with_their_seconds_and_nothing_on_standard_output(clock, capsys):
     with Progress() as heard:
         heard("measure", 0, 3, "train")
@@ -44,7 +55,7 @@ def test_phases_are_said_once_with_their_seconds_and_nothing_on_standard_output(
         clock.now += 3.4
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == [
+    assert said(err) == [
         "measuring: train",
         "measuring: done in 2 s",
         "planning: 16 → 2 by kl1",
@@ -57,7 +68,7 @@ def test_lines_are_rare_and_say_how_long_is_left(clock, capsys):
         for step in range(40):
             heard("diagnose", step, 40, f"seed {step}")
             clock.now += 1
-    lines = capsys.readouterr().err.splitlines()
+    lines = said(capsys.readouterr().err)
     assert lines[0] == "diagnosing: seed 0"
     assert lines[1:-1] == [
         f"diagnosing: seed {step} (about {40 - step} s left)" for step in (11, 22, 33)
@@ -71,7 +82,7 @@ def test_the_same_words_are_not_repeated(clock, capsys):
         for _ in range(5):
             heard("distill", 1, 3, "student, seed 0")
             clock.now += 60
-    assert capsys.readouterr().err.splitlines() == [
+    assert said(capsys.readouterr().err) == [
         "distilling: student, seed 0",
         "distilling: done in 300 s",
     ]
@@ -91,7 +102,7 @@ def test_a_phase_that_fails_is_not_called_done(clock, capsys, error):
         heard("measure", 0, 3, "train")
         clock.now += 4
         raise error
-    assert capsys.readouterr().err.splitlines() == [
+    assert said(capsys.readouterr().err) == [
         "measuring: train",
         "measuring: stopped after 4 s",
     ]
@@ -106,7 +117,7 @@ def test_nothing_heard_is_nothing_said(capsys):
 def test_an_unknown_phase_goes_by_its_own_name(clock, capsys):
     with Progress() as heard:
         heard("export", 0, 1, "weights")
-    assert capsys.readouterr().err.splitlines() == ["export: weights", "export: done in 0 s"]
+    assert said(capsys.readouterr().err) == ["export: weights", "export: done in 0 s"]
 
 
 def test_a_terminal_gets_a_bar_that_goes_away_and_lines_that_stay(monkeypatch, capsys):
@@ -123,6 +134,20 @@ def test_a_terminal_gets_a_bar_that_goes_away_and_lines_that_stay(monkeypatch, c
     assert "measuring: done in 0 s" in shown
     assert "planning: done in 0 s" in shown
     assert capsys.readouterr().out == ""
+
+
+def test_several_phases_have_a_bar_of_their_own_above(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress(("measure", "diagnose", "plan", "distill")) as heard:
+        heard("diagnose", 2, 4, "seed 1")
+        whole = next(task for task in heard._bar.tasks if task.id == heard._whole)
+        assert (whole.completed, whole.total) == (1.5, 4)
+        heard._bar.refresh()
+        heard("prepare", 0, 1, "not among those announced")
+        assert whole.completed == 1.5
+    assert "step 2 of 4" in screen.getvalue()
 
 
 def test_a_bar_is_taken_down_after_an_exception(monkeypatch):

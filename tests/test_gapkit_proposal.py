@@ -74,7 +74,9 @@ def test_an_assistant_that_helps_by_a_lot_is_claimed_and_chained():
     assert (student.name, student.size) == ("student", 1)
     assert (len(assistant.seeds), len(student.seeds)) == (1, 3)
     assert (assistant.on_miss, student.on_miss) == ("replan", "retry")
-    assert assistant.predicted.low <= 0.5 <= assistant.predicted.high  # trials trained that size too
+    assert (
+        assistant.predicted.low <= 0.5 <= assistant.predicted.high
+    )  # trials trained that size too
     assert student.predicted == found.predicted_run
     recipe = next(arm.recipe for arm in found.alternatives if arm.chosen)
     assert assistant.phases == student.phases == (Phase(knowledge=KNOWLEDGE[recipe]),)

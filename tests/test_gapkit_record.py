@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from gapkit.record import Array, Record
+from tests import report_fixtures as made
 
 
 class Point(Record):
@@ -118,3 +119,27 @@ def test_a_json_schema_exists():
     schema = Point.model_json_schema()
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == {"x", "value", "tags"}
+
+
+def test_a_notebook_shows_fields_in_a_table_with_every_word_escaped():
+    html = Point(x=[1.0, 2.0, 3.0], tags=("<script>", "a & b"), value=0.5)._repr_html_()
+    assert "<script>" not in html
+    assert "&lt;script&gt;<br>a &amp; b" in html
+    assert "3 numbers" in html
+    assert '<th scope="row" style="text-align: left">value</th>' in html
+    assert ">tags<" not in Point(x=[])._repr_html_()  # nothing is shown of nothing
+
+
+def test_of_many_the_first_are_shown_and_the_rest_counted():
+    html = Point(x=[], tags=tuple(f"tag{index}" for index in range(20)))._repr_html_()
+    table = html.partition("<table>")[2]
+    assert "tag7<br>… 12 more" in table
+    assert "tag8" not in table
+
+
+@pytest.mark.parametrize("make", [made.gap, made.plan, made.outcome, made.measurements])
+def test_every_result_shows_itself_in_a_notebook(make):
+    html = make()._repr_html_()
+    assert html.count("<table>") == html.count("</table>") == 1
+    assert len(html) < 50_000
+    assert "digits" in html or "accuracy" in html

@@ -74,6 +74,16 @@ def test_a_way_is_carried_into_the_stages():
     assert {stage.init for stage in found.stages} == {"inherit"}
 
 
+def test_dense_guidance_is_no_single_hop():
+    dense = Way(phases=(Phase(knowledge=KNOWLEDGE["kl1"]),), scheme="dense")
+    _, history = searched(knowledge={"kl1": KNOWLEDGE["kl1"], "dense+kl1": dense}, budget=40)
+    hops = {row.recipe: [] for row in history.rows}
+    for row in history.rows:
+        hops[row.recipe].append(row.path)
+    assert (32, 1) in hops["kl1"]
+    assert (32, 1) not in hops.get("dense+kl1", [])
+
+
 def test_the_next_size_up_is_named_with_its_price_where_a_control_trained_it():
     up = control("next size up", seeds_of(0.88, 2), path=(32, 3), recipe="kl4")
     gap = gap_with(up)

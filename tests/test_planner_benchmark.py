@@ -192,25 +192,37 @@ def test_smooth_changes_little_between_neighbors_and_plateaus_are_steps():
         assert (steps >= 1.5 - 1e-6).all()
 
 
-def test_needle_has_one_arm_above_every_single_hop():
-    for world in of_kind("needle"):
-        singles, scratch, chains = full(world)
-        best = max(scratch, *singles.values())
-        above = [value - best for value in chains.values() if value > best]
-        assert len(above) == 1
-        assert 3.0 <= above[0] <= 8.0
+def test_a_stairway_pays_once_every_hop_is_within_reach():
+    """Sorted by its longest hop, a recipe's chains are worth one step, but for up to 1.5 points a hop."""
+    for world in of_kind("stairway"):
+        for r in range(len(world.recipes)):
+            chains = world._setting.chains()
+            gain = [world._effect(t, r, 0.0) - world._effect((0.0,), r, 0.0) for t in chains]
+            longest = [max(np.diff((*t, 1.0))) for t in chains]
+            paying = [hop for hop, value in zip(longest, gain) if value > 0]
+            assert [hop for hop, value in zip(longest, gain) if value < -3.0] == []
+            within = [value for hop, value in zip(longest, gain) if hop <= max(paying, default=0)]
+            assert max(within, default=3.0) > 0.0
+            assert max(within, default=0.0) - min(within, default=0.0) <= 1.5 + 1e-9
 
 
 def test_the_budget_is_a_quarter_of_every_arm_once_between_its_bounds():
     shares = []
     for kind in worlds.KINDS:
         for world in of_kind(kind):
-            whole = arms.exhaustive_cost(world.sizes, world.cost, world.recipes)
-            assert 3.0 <= world.budget <= 40.0
-            if 3.0 < world.budget < 40.0:
+            whole = arms.exhaustive_cost(world.sizes, world.cost, world.recipes, world.fractions)
+            assert 3.0 <= world.budget <= arms.BUDGET_CAP
+            if 3.0 < world.budget < arms.BUDGET_CAP:
                 shares.append(world.budget / whole)
     assert len(shares) > 5
     assert shares == pytest.approx([0.25] * len(shares))
+
+
+def test_an_exhaustive_search_of_several_seeds_has_a_budget_as_many_times_as_large():
+    once, twice = worlds.Simulated("smooth", 1), worlds.Simulated("smooth", 1)
+    twice.n_seeds = 2
+    assert 3.0 < once.budget < arms.BUDGET_CAP / 2
+    assert twice.budget == pytest.approx(2 * once.budget)
 
 
 def test_every_subset_of_few_assistants_is_an_arm_and_few_at_once_of_many():
@@ -223,7 +235,7 @@ def test_every_subset_of_few_assistants_is_an_arm_and_few_at_once_of_many():
 
 @pytest.mark.parametrize("name", rivals.RIVALS)
 def test_rivals_stay_within_the_budget_and_pay_for_prefixes(name):
-    for kind, number in (("noisy", 3), ("misleading_small", 4), ("needle", 0)):
+    for kind, number in (("noisy", 3), ("misleading_small", 4), ("stairway", 0)):
         world = worlds.simulated(kind, number)
         search = rivals.RIVALS[name](world, seed=1)
         trials = searched(world, search)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
+from gapkit.exhibits import Exhibit, Exhibits
 from gapkit.measurement import Measurement
+from gapkit.reports.compose import report_of
 from gapkit.reports.compose_evidence import RELATION, attribution, relation
 from gapkit.reports.compose_where import where
-from gapkit.reports.report import Paragraph, Table
+from gapkit.reports.draw import draw
+from gapkit.reports.report import Figure, Paragraph, Table
 from gapkit.reports.results import Results
 from gapkit.wording import Wording
-from tests.report_fixtures import measurements, value
+from tests.report_fixtures import HOSTILE, measurements, value
 
 SAY = Wording(unit="share", score_name="accuracy")
 
@@ -86,3 +90,31 @@ def test_the_layers_that_matter_are_listed_in_their_order(n_layers, left):
     if n_layers > 10:
         assert "layer6" in names
         assert "layer7" not in names
+
+
+def shown(reason: str = "") -> Exhibits:
+    item = Exhibit(
+        position=12, label=HOSTILE, answers={"teacher": "4 (99%)", "student": HOSTILE},
+        picture=np.eye(3), maps={"teacher": np.eye(3), "student": -np.eye(3)},
+    )  # fmt: skip
+    items = () if reason else (item, item.with_(position=13))
+    return Exhibits(items=items, estimator="Integrated Gradients, 16 steps", reason=reason)
+
+
+def test_real_samples_are_told_one_by_one_and_drawn_whatever_they_are_called():
+    given = results().with_(exhibits=shown())
+    (figure,) = (block for block in attribution(given) if isinstance(block, Figure))
+    assert figure.name == "attribution"
+    assert (
+        f"sample 12 (label {HOSTILE}): teacher says 4 (99%), student says {HOSTILE}" in figure.alt
+    )
+    assert "Integrated Gradients, 16 steps." in figure.caption
+    drawing = draw(report_of(given, SAY), given, SAY)["attribution"].decode()
+    assert "sample 13" in drawing
+    assert "<b>" not in drawing
+
+
+@pytest.mark.parametrize("exhibits", [None, shown("the answer has no gradient")])
+def test_without_samples_there_is_no_figure_of_them(exhibits):
+    given = results().with_(exhibits=exhibits)
+    assert not [block for block in attribution(given) if isinstance(block, Figure)]

@@ -13,13 +13,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 
 from gapkit.errors import InputError
+from gapkit.exhibits import Exhibit
 from gapkit.measurement import Measurements
 from gapkit.plans import Stage
 from gapkit.reports import figures
 from gapkit.reports.compose import compose
+from gapkit.reports.figures_plan import plan_rows
 from gapkit.reports.figures_scores import CLASSES_DRAWN, drawn_classes
-from gapkit.reports.figures_training import plan_rows
-from gapkit.reports.look import ROLES, blank, look, printable, render
+from gapkit.reports.look import MARKERS, QUIET, ROLES, blank, look, printable, render
 from gapkit.reports.report import Figure, Report, Section
 from gapkit.reports.results import Results
 from gapkit.wording import Wording
@@ -30,7 +31,7 @@ SAY = Wording(unit="share", score_name="accuracy")
 
 def axes(n: int = 1):
     with look():
-        drawn = Canvas(layout="constrained").subplots(1, n, squeeze=False)[0]
+        drawn = list(Canvas(layout="constrained").subplots(1, n, squeeze=False)[0])
     return drawn if n > 1 else drawn[0]
 
 
@@ -70,7 +71,7 @@ def test_words_stay_text_in_the_body_font(drawings):
 def test_waterfall_bars_start_where_the_last_one_ended():
     ax = axes()
     fall = made.gap().waterfall
-    figures.waterfall(ax, fall, SAY)
+    figures.waterfall(fall, ax, SAY)
     bars = ax.patches
     ends = [bar.get_x() + bar.get_width() for bar in bars]
     starts = [bar.get_x() for bar in bars[1:-1]]
@@ -86,9 +87,9 @@ def test_a_step_that_loses_is_not_drawn_as_a_gain():
     fall = made.gap().waterfall
     down = made.step("same recipe", "pipeline_fault", -0.1, 0.04)
     ax = axes()
-    figures.waterfall(ax, fall.with_(steps=(down, *fall.steps[1:])), SAY)
+    figures.waterfall(fall.with_(steps=(down, *fall.steps[1:])), ax, SAY)
     assert ax.patches[1].get_width() == pytest.approx(-10)
-    assert to_hex(ax.patches[1].get_facecolor()).upper() == ROLES["student"]
+    assert to_hex(ax.patches[1].get_facecolor()).upper() == QUIET
     assert to_hex(ax.patches[2].get_facecolor()).upper() == ROLES["reached"]
 
 
@@ -97,7 +98,7 @@ def test_cka_map_shows_both_students_and_marks_undefined_cells():
     values = matrix.values.copy()
     values[2, 3] = np.nan
     pair = axes(2)
-    figures.cka_map(pair, matrix.with_(values=values))
+    figures.cka_map(matrix.with_(values=values), pair)
     assert np.ma.getmaskarray(pair[0].images[0].get_array()).sum() == 1
     np.testing.assert_allclose(pair[1].images[0].get_array(), matrix.untrained)
     annotated = [text.get_text() for text in pair[0].texts]
@@ -108,7 +109,7 @@ def test_cka_map_shows_both_students_and_marks_undefined_cells():
 def test_many_layers_are_thinned_but_keep_first_and_last():
     layers = tuple(f"layer{index}" for index in range(60))
     pair = axes(2)
-    figures.cka_map(pair, made.cka(60, 60, layers))
+    figures.cka_map(made.cka(60, 60, layers), pair)
     for labels in (pair[0].get_yticklabels(), pair[0].get_xticklabels()):
         names = [label.get_text() for label in labels]
         assert len(names) <= 18
@@ -118,7 +119,7 @@ def test_many_layers_are_thinned_but_keep_first_and_last():
 
 def test_probe_depth_draws_each_model_over_relative_depth():
     ax = axes()
-    figures.probe_depth(ax, made.measurements().find("linear_probe", split="test"), 0.1)
+    figures.probe_depth(made.measurements().find("linear_probe", split="test"), 0.1, ax)
     lines = {line.get_label(): line for line in ax.lines}
     assert {"teacher", "student", "untrained"} <= set(lines)
     assert lines["teacher"].get_xdata()[0] == 0
@@ -134,7 +135,7 @@ def test_classes_run_from_worst_and_of_many_only_the_worst_are_drawn():
     assert len(chosen) == CLASSES_DRAWN
     assert curve.y[chosen].max() <= np.delete(curve.y, chosen).min()
     ax = axes()
-    figures.by_class(ax, None, curve, None, SAY)
+    figures.by_class(None, curve, None, ax, SAY)
     assert ax.get_yticklabels()[0].get_text() == curve.ticks[int(np.argmin(curve.y))]
 
 
@@ -145,7 +146,7 @@ def test_by_class_matches_classes_by_label_and_leaves_out_missing_ones():
         **{key: getattr(after, key)[kept] for key in ("x", "y", "low", "high", "n")}
     )
     ax = axes()
-    figures.by_class(ax, None, before, fewer.with_(ticks=("9", "3")), SAY)
+    figures.by_class(None, before, fewer.with_(ticks=("9", "3")), ax, SAY)
     drawn = next(line for line in ax.lines if line.get_label() == "student after").get_xdata()
     rows = list(drawn_classes(before))
     assert drawn[rows.index(9)] == pytest.approx(after.y[9] * 100)
@@ -155,7 +156,7 @@ def test_by_class_matches_classes_by_label_and_leaves_out_missing_ones():
 def test_controls_show_every_seed():
     ax = axes()
     runs = made.controls()
-    figures.controls(ax, runs, {"teacher": 0.98}, SAY)
+    figures.controls(runs, {"teacher": 0.98}, ax, SAY)
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(
         [line.get_xdata() for line in dots], [run.scores * 100 for run in runs]
@@ -168,7 +169,7 @@ def test_reliability_leaves_out_empty_bins():
     y = curve.y.copy()
     y[0] = np.nan
     ax = axes()
-    figures.reliability(ax, [curve.with_(y=y)])
+    figures.reliability([curve.with_(y=y)], ax)
     assert len(ax.lines[1].get_xdata()) == len(y) - 1
 
 
@@ -178,20 +179,20 @@ def test_plan_diagram_orders_sources_and_shows_forecast_and_result():
     plan = plan.with_(stages=(plan.stages[0], last))
     assert plan_rows(plan) == ["teacher", "checkpoint:0", "assistant 6", "student"]
     ax = axes()
-    figures.plan_diagram(ax, plan, outcome, SAY)
+    figures.plan_diagram(plan, outcome, ax, SAY)
     said = shown(ax)
     assert "predicted 59.0 % [52.0, 65.0]" in said
     assert "reached 59.5 %" in said
     assert len([text for text in ax.texts if getattr(text, "arrow_patch", None)]) == 4
     ax = axes()
-    figures.plan_diagram(ax, plan, None, SAY)
+    figures.plan_diagram(plan, None, ax, SAY)
     assert "reached" not in shown(ax)
 
 
 def test_a_stage_from_labels_alone_has_no_arrow():
     scratch = Stage(name="student", size=1, phases=({"knowledge": [{"kind": "label"}]},))
     ax = axes()
-    figures.plan_diagram(ax, made.plan().with_(stages=(scratch,)), None, SAY)
+    figures.plan_diagram(made.plan().with_(stages=(scratch,)), None, ax, SAY)
     assert not [text for text in ax.texts if getattr(text, "arrow_patch", None)]
     assert len(ax.patches) == 1
 
@@ -199,7 +200,7 @@ def test_a_stage_from_labels_alone_has_no_arrow():
 def test_training_curves_highlight_the_kept_seed():
     ax = axes()
     result = made.outcome().stages[1]
-    figures.training_curves(ax, result, SAY)
+    figures.training_curves(result, ax, SAY)
     curves = [line for line in ax.lines if len(line.get_xdata())]
     assert len(curves) == 3
     strong = [line for line in curves if line.get_color() == ROLES["reached"]]
@@ -242,3 +243,134 @@ def test_importing_reports_imports_no_matplotlib_typst_or_torch_at_once():
     code += "; print(sorted({'matplotlib', 'typst'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+def test_pareto_draws_every_path_by_kind_and_rings_the_chosen_one():
+    found = made.plan().alternatives
+    ax = axes()
+    figures.pareto(found, ax, SAY)
+    lines = {line.get_label(): line for line in ax.lines}
+    drawn = {
+        kind: sorted(zip(lines[kind].get_xdata(), lines[kind].get_ydata()))
+        for kind in ("labels alone", "straight from the teacher", "through an assistant")
+    }
+    for kind, hops in (
+        ("labels alone", 1),
+        ("straight from the teacher", 2),
+        ("through an assistant", 3),
+    ):
+        expected = sorted((i.cost, i.predicted.value * 100) for i in found if len(i.path) == hops)
+        np.testing.assert_allclose(drawn[kind], expected)
+    (ring,) = (line for label, line in lines.items() if label.startswith("chosen"))
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([6.2], [59.0])
+    front = ax.lines[0]
+    np.testing.assert_allclose(front.get_xdata(), sorted(i.cost for i in found if i.on_front))
+    assert "32 → 6 → 1, dist1 ×4" in shown(ax)
+
+
+def test_predictability_lies_under_what_the_width_can_hold():
+    student = made.measurements().find("predictability", of="pair")
+    ceiling = [
+        made.value("hint_bound", "teacher", 0.9 - 0.05 * index, layer=item.layer)
+        for index, item in enumerate(student)
+    ]
+    ax = axes()
+    figures.predictability(student, (), ceiling, ax)
+    lines = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(lines["student predicts"].get_ydata(), [i.value for i in student])
+    np.testing.assert_allclose(
+        lines["student's width holds"].get_ydata(), [i.value for i in ceiling]
+    )
+    assert (
+        lines["student predicts"].get_ydata() < lines["student's width holds"].get_ydata()
+    ).all()
+    assert list(lines["student predicts"].get_xdata()) == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_forecasts_show_interval_every_seed_and_the_kept_run():
+    ax = axes()
+    stages = made.outcome().stages
+    figures.stage_forecasts(stages, ax, SAY)
+    bars = [line for line in ax.lines if line.get_linewidth() == 9]
+    np.testing.assert_allclose([line.get_xdata() for line in bars], [[96, 98.5], [52, 65]])
+    kept = [line.get_xdata()[0] for line in ax.lines if line.get_markersize() == 7]
+    np.testing.assert_allclose(kept, [97.5, 59.5])
+    seeds = [line for line in ax.lines if line.get_markersize() == 4 and line.get_marker() == "^"]
+    np.testing.assert_allclose(seeds[0].get_xdata(), [54, 56, 59.5])
+
+
+def test_the_map_rings_the_nearest_student_layer_of_every_teacher_layer():
+    matrix = made.cka()
+    values = matrix.values.copy()
+    values[1] = np.nan
+    ax = axes()
+    figures.cka_map(matrix.with_(values=values), ax)
+    rings = ax.lines[0]
+    assert list(rings.get_ydata()) == [0, 2, 3, 4]
+    assert list(rings.get_xdata()) == np.nanargmax(values[[0, 2, 3, 4]], axis=1).tolist()
+
+
+def test_confidence_adds_up_to_all_samples():
+    ax = axes()
+    figures.confidence([made.reliability("teacher", 0.0)], ax)
+    assert ax.lines[0].get_ydata()[-1] == pytest.approx(100)
+
+
+def test_roles_have_one_color_and_one_marker_in_every_figure():
+    assert len(set(ROLES.values())) == len(ROLES) == len(set(MARKERS.values()))
+    by_class, read = axes(2)
+    figures.by_class(
+        made.by_class("teacher", 0.98), made.by_class("student", 0.4), None, by_class, SAY
+    )
+    figures.probe_depth(made.measurements().find("linear_probe", split="test"), 0.1, read)
+    for ax in (by_class, read):
+        for line in ax.lines:
+            if line.get_label() in ROLES:
+                assert to_hex(line.get_color()).upper() == ROLES[line.get_label()]
+                assert line.get_marker() == MARKERS[line.get_label()]
+
+
+def test_a_figure_function_alone_makes_its_own_axes_and_leaves_the_users_settings():
+    import matplotlib.pyplot as plt
+
+    import gapkit as gk
+
+    before = dict(matplotlib.rcParams)
+    drawn = [
+        gk.reports.figures.cka_map(made.cka()),
+        gk.reports.figures.waterfall(made.gap().waterfall),
+        gk.reports.figures.pareto(made.plan().alternatives),
+        gk.reports.figures.plan_diagram(made.plan()),
+        gk.reports.figures.training_curves(made.outcome().stages[1]),
+    ]
+    try:
+        assert len({id(ax.figure) for ax in drawn}) == len(drawn)
+        assert not drawn[0].spines["top"].get_visible()
+        for ax in drawn:
+            ax.figure.canvas.draw()
+    finally:
+        plt.close("all")
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("shape, n_axes", [((4, 4), 2 * 3 + 1), ((1, 6), 2)])
+def test_attribution_pairs_show_picture_and_every_model(shape, n_axes):
+    rng = np.random.default_rng(0)
+    items = [
+        Exhibit(
+            position=7 + index, label="3", answers={"teacher": "3 (99%)", "student": "8 (40%)"},
+            picture=rng.random(shape), maps={role: rng.normal(size=shape) for role in ("teacher", "student")},
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    figure = figures.attribution_pairs(items)
+    assert len(figure.axes) == (n_axes if shape[0] > 1 else 4)
+    titles = " ".join(ax.get_title() for ax in figure.axes)
+    assert "8 (40%)" in titles
+    if shape[0] > 1:
+        np.testing.assert_allclose(figure.axes[0].images[0].get_array(), items[0].picture)
+        assert abs(figure.axes[1].images[0].get_array()).max() == pytest.approx(1)
+    else:
+        heights = [bar.get_height() for bar in figure.axes[0].patches]
+        expected = items[0].maps["teacher"][0] / abs(items[0].maps["teacher"]).max()
+        np.testing.assert_allclose(heights, expected)

@@ -98,6 +98,6 @@ def test_markdown_tables_are_rectangular_whatever_the_cells_hold():
 def test_markdown_file_links_to_drawings_that_exist(tmp_path):
     path = write(tmp_path / "gap.md", **made.results())
     links = re.findall(r"\]\(<(.+?)>\)", path.read_text(encoding="utf-8"))
-    assert len(links) == 8
+    assert len(links) == 11
     for link in links:
         assert (tmp_path / link).read_bytes().startswith(b"<?xml")

@@ -11,7 +11,8 @@ from gapkit.forecast import SCRATCH, Arm
 from gapkit.planner import Trial
 
 ALL_SUBSETS, MOST_ASSISTANTS = 7, 3
-BUDGET_SHARE, BUDGET_FLOOR, BUDGET_CAP = 0.25, 3.0, 40.0
+BUDGET_SHARE, BUDGET_FLOOR, BUDGET_CAP = 0.25, 3.0, 100.0
+"""The cap keeps the largest spaces' searches short: there the budget is less than that share."""
 
 
 class World:
@@ -37,6 +38,8 @@ class World:
     teacher_score: float
     unit: float
     noise: float
+    n_seeds: int = 1
+    """Seeds under which an exhaustive search runs every arm; the budget is a quarter of what that costs."""
 
     def true_mean(self, path: Sequence[Any], recipe: str, fraction: float = 1.0) -> float:
         """Mean score over seeds of the last model of the path."""
@@ -52,9 +55,9 @@ class World:
 
     @cached_property
     def budget(self) -> float:
-        """Student trainings: a quarter of the exhaustive cost, at least 3 and at most 40."""
-        cost = exhaustive_cost(self.sizes, self.cost, self.recipes)
-        return min(max(BUDGET_SHARE * cost, BUDGET_FLOOR), BUDGET_CAP)
+        """Student trainings: a quarter of the exhaustive cost, at least 3 and at most 100."""
+        cost = exhaustive_cost(self.sizes, self.cost, self.recipes, self.fractions)
+        return min(max(BUDGET_SHARE * cost * self.n_seeds, BUDGET_FLOOR), BUDGET_CAP)
 
     @cached_property
     def affordable(self) -> dict[Arm, float]:
@@ -123,12 +126,17 @@ def price(arm: Arm, cost: Mapping[Any, float]) -> float:
 
 
 def exhaustive_cost(
-    sizes: tuple[Any, ...], cost: Mapping[Any, float], recipes: tuple[str, ...]
+    sizes: tuple[Any, ...],
+    cost: Mapping[Any, float],
+    recipes: tuple[str, ...],
+    fractions: tuple[float, ...],
 ) -> float:
-    """Student trainings of every arm of `arms_of` once at full length, shared prefixes paid once.
+    """Student trainings of every arm of `arms_of` once at every fraction, shared prefixes paid once.
 
-    >>> exhaustive_cost((9, 3, 1), {3: 2.0, 1: 1.0}, ("kl",))
+    >>> exhaustive_cost((9, 3, 1), {3: 2.0, 1: 1.0}, ("kl",), (1.0,))
     5.0
+    >>> exhaustive_cost((9, 3, 1), {3: 2.0, 1: 1.0}, ("kl",), (0.25, 1.0, 4.0))
+    26.25
     """
     trained = {hop for arm in arms_of(sizes, recipes, (1.0,)) for hop in hops(arm)}
-    return sum(cost[hop.path[-1]] for hop in trained)
+    return sum(cost[hop.path[-1]] for hop in trained) * sum(fractions)

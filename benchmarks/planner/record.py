@@ -50,9 +50,9 @@ def arms(name: str) -> Iterator[Arm]:
 
 
 def lines(name: str, seed: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of one seed: of data, first weights and order of batches."""
+    """The lines of one seed of teacher, first weights and order of batches; the data are the same for all."""
     world = WORLDS[name]
-    splits = world.draw(seed)
+    splits = world.draw(0)
     sets = {part: getattr(splits, part) for part in ("train", "validation", "test")}
     data = gk.Data(**{part: TensorDataset(found.x, found.y) for part, found in sets.items()})
     family = gk.Family(

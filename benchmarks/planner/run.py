@@ -132,9 +132,12 @@ def one_search(world: World, stream: int, rivals: bool) -> Line:
     return line
 
 
-def one_world(half: str, index: int, streams: list[int], n_rival_seeds: int) -> list[Line]:
+def one_world(
+    half: str, index: int, streams: list[int], n_rival_seeds: int, n_each: int = 1
+) -> list[Line]:
     """The lines of one world."""
     world = listed(half)[index]()
+    world.n_seeds = n_each
     return [one_search(world, stream, stream < n_rival_seeds) for stream in streams]
 
 
@@ -150,7 +153,9 @@ def finished(path: Path) -> dict[str, Line]:
     return found
 
 
-def run(half: str, path: Path, limit: int, seeds: int, rival_seeds: int, n: int) -> None:
+def run(
+    half: str, path: Path, limit: int, seeds: int, rival_seeds: int, n: int, n_each: int = 1
+) -> None:
     """Search the first `limit` worlds (0: all) in n processes; lines are appended world by world."""
     known = finished(path)
     makers = listed(half)
@@ -166,7 +171,7 @@ def run(half: str, path: Path, limit: int, seeds: int, rival_seeds: int, n: int)
         path.open("a", encoding="utf-8") as out,
         ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool,
     ):
-        jobs = [pool.submit(one_world, half, index, s, rival_seeds) for index, s in todo]
+        jobs = [pool.submit(one_world, half, index, s, rival_seeds, n_each) for index, s in todo]
         for number, job in enumerate(as_completed(jobs), 1):
             lines = job.result()
             out.writelines(json.dumps(line) + "\n" for line in lines)
@@ -187,11 +192,18 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="worlds at most; 0: all")
     parser.add_argument("--seeds", type=int, default=N_SEEDS, help="searches a world")
     parser.add_argument("--rival-seeds", type=int, default=N_RIVAL_SEEDS)
+    parser.add_argument(
+        "--each",
+        type=int,
+        default=1,
+        help="seeds an arm of the exhaustive search that the budget is a quarter of",
+    )
     parser.add_argument("--results", type=Path, default=None)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    path = args.results or FOLDER / f"{args.half}.jsonl"
-    run(args.half, path, args.limit, args.seeds, args.rival_seeds, args.processes)
+    again = "" if args.each == 1 else f"-{args.each}"
+    path = args.results or FOLDER / f"{args.half}{again}.jsonl"
+    run(args.half, path, args.limit, args.seeds, args.rival_seeds, args.processes, args.each)
 
 
 if __name__ == "__main__":

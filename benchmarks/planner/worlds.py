@@ -178,15 +178,27 @@ def plateaus(s: Setting) -> Effect:
     return lambda teachers, r, look: step * round(under(teachers, r, look) / step)
 
 
-def needle(s: Setting) -> Effect:
-    """Assistants cost a little, but for one path under one recipe: 3 to 8 points over any single hop."""
-    recipe = s.rng.normal(0.0, 1.5, s.n_recipes)
-    chains = s.chains()
-    found = chains[int(s.rng.integers(len(chains)))], int(s.rng.integers(s.n_recipes))
-    worth, hop = max(0.0, *recipe) + s.rng.uniform(3.0, 8.0), s.rng.uniform(0.0, 1.5)
-    return lambda teachers, r, look: (
-        worth if (teachers, r) == found else recipe[r] - hop * (len(teachers) - 1)
-    )
+def stairway(s: Setting) -> Effect:
+    """Nothing is gained until every hop is within a recipe's reach; then 3 to 8 points, less by the hop."""
+    recipe, chains = s.rng.normal(0.0, 1.5, s.n_recipes), s.chains()
+    worth, hop = s.rng.uniform(3.0, 8.0), s.rng.uniform(0.0, 1.5)
+    found = [chains[i] for i in s.rng.integers(len(chains), size=s.n_recipes)]
+    reach = [longest_hop(teachers) for teachers in found]
+
+    def effect(teachers: Ranks, r: int, look: float) -> float:
+        climbed = longest_hop(teachers) <= reach[r] + 1e-9
+        return recipe[r] + worth * climbed - hop * (len(teachers) - 1)
+
+    return effect
+
+
+def longest_hop(teachers: Ranks) -> float:
+    """The largest difference in rank from a model to the next, down to the last model's 1.
+
+    >>> longest_hop((0.0, 0.25))
+    0.75
+    """
+    return max(after - before for before, after in zip(teachers, (*teachers[1:], 1.0)))
 
 
 KINDS: dict[str, Callable[[Setting], Effect]] = {
@@ -200,7 +212,7 @@ KINDS: dict[str, Callable[[Setting], Effect]] = {
         recipe_by_size,
         smooth,
         plateaus,
-        needle,
+        stairway,
     )
 }
 
