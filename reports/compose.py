@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gapkit.choice import Choice
+from gapkit.exhibits import Exhibits
 from gapkit.gap import Gap
 from gapkit.grounds import Gate
 from gapkit.measurement import Measurements
@@ -34,6 +35,7 @@ def compose(
     outcome: Outcome | None = None,
     gates: Sequence[Gate] = (),
     choice: Choice | None = None,
+    exhibits: Exhibits | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Report:
     """Everything that a report on these results says, verdict first.
@@ -48,6 +50,7 @@ def compose(
         gap, plan, outcome: what was diagnosed, planned and reached, where it was.
         gates: answers of the quality gates; without any, nothing is said of them.
         choice: of knowledge and scheme, told under the plan.
+        exhibits: real samples with what each model's answer rests on.
         manifest: how the run was made: "command", "created" (ISO date), seeds, versions, fingerprints;
             nested mappings are listed entry by entry.
 
@@ -62,6 +65,7 @@ def compose(
         outcome=outcome,
         gates=tuple(gates),
         choice=choice,
+        exhibits=exhibits,
         manifest=dict(manifest or {}),
     )
     return report_of(results, wording_of(results, task_unit))

@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 
 import gapkit as gk
 from gapkit.examples.digits import build, digits, study
+from gapkit.exhibits import Exhibits
 from gapkit.gap import Gap
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome
@@ -178,6 +179,7 @@ def test_every_figure_of_the_report_is_numbered_and_has_its_caption(demo):
         gap=demo.read("gap", Gap),
         plan=demo.read("plan", Plan),
         outcome=demo.read("outcome", Outcome),
+        exhibits=demo.read("exhibits", Exhibits),
         task_unit="share",
     )
     figures = list(report.figures)

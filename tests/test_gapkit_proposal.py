@@ -356,7 +356,7 @@ def test_what_was_expected_is_written_before_the_score_is_known():
 
 @pytest.mark.parametrize("level", [0.985, 0.01])
 def test_forecasts_of_a_share_stay_between_0_and_1(level):
-    found, _, _ = proposed(Table(lambda t: level, sd=0.01), 8, teacher_score=0.99)
+    found, _, _ = proposed(Table(lambda t: level, sd=0.04), 8, teacher_score=0.99)
     forecasts = [found.predicted, found.predicted_run, found.stages[-1].predicted]
     forecasts += [arm.predicted for arm in found.alternatives]
     assert any(item.high == 1.0 or item.low == 0.0 for item in forecasts)  # some had to be cut
