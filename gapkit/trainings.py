@@ -173,7 +173,7 @@ class Trainings:
 
         stage = self._arm_stage(path, recipe, fraction)
         sources = self._arm_sources(path, recipe, trained)
-        return self.stage(stage, seed, sources, recipe, fraction)
+        return self.stage(stage, seed, sources, recipe, fraction, path)
 
     def done(
         self, path: Sequence[Size], recipe: str, seed: int, fraction: float = 1.0
@@ -223,8 +223,12 @@ class Trainings:
         sources: Sequence[str],
         recipe: str = "",
         fraction: float = 0.0,
+        path: Sequence[Size] = (),
     ) -> Training:
-        """Train one stage with one seed from sources given by key, or take what is there."""
+        """Train one stage with one seed from sources given by key, or take what is there.
+
+        Its path is that of its first source and its size, unless one is given.
+        """
         effective = self.recipe.changed(stage.recipe)
         key = self._key(stage, effective, seed, sources)
         done = self._finished(key)
@@ -233,8 +237,8 @@ class Trainings:
         job, said = self._job(stage, effective, seed, sources, key)
         self._lead(stage, seed, sources, key)
         curve = Loop(job, self.task, self.data, self.device, self.crew).run(self.tick)
-        above = max((self.source(name).path for name in sources), key=len, default=())
-        path = (*above, self.family.known(stage.size))
+        above = self.source(sources[0]).path if sources else ()
+        path = tuple(path) or (*above, self.family.known(stage.size))
         fraction = fraction or effective.epochs / self.recipe.epochs
         recipe = recipe or self._recipe_name(stage, path, seed, fraction, key)
         training = self._record(job, curve, key, path)

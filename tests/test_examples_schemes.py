@@ -73,7 +73,7 @@ def test_a_scheme_is_a_plan_whose_students_differ_in_their_sources_alone(name, o
         (LABELS_ALONE, (1,)),
         ("offline", (32, 1)),
         ("offline, assistant", (32, 6, 1)),
-        ("dense", (32, 12, 6, 1)),
+        ("dense", (32, 1)),
         ("online, peer", (1,)),
         ("born again", (1, 1, 1)),
         ("self, exits", (1,)),
