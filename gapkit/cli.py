@@ -26,7 +26,9 @@ from gapkit.options import (
     Devices,
     DiagnoseBudget,
     DryRun,
+    Jobs,
     Json,
+    Objective,
     Out,
     PlanBudget,
     Quiet,
@@ -193,11 +195,19 @@ def diagnose(
     )
 
 
-@app.command(epilog=examples("gapkit plan mine.py --budget 10", "gapkit plan mine.py --dry-run"))
+@app.command(
+    epilog=examples(
+        "gapkit plan mine.py --budget 10",
+        "gapkit plan mine.py --objective worst_slice --jobs 2",
+        "gapkit plan mine.py --dry-run",
+    )
+)
 def plan(
     study: StudyFile,
     out: Out = None,
     budget: Budget = 10,
+    objective: Objective = "score",
+    jobs: Jobs = 1,
     seed: Seed = None,
     device: Device = None,
     changes: Changes = None,
@@ -212,7 +222,7 @@ def plan(
         _opened(study, out, devices, strategy, _changed(changes, seed, device)),
         "plan",
         Shown(as_json, dry_run, quiet),
-        lambda s: s.plan(budget=budget),
+        lambda s: s.plan(budget=budget, objective=objective, jobs=jobs),
         plan_budget=budget,
     )
 

@@ -31,6 +31,16 @@ PlanBudget = Annotated[
         "--plan-budget", min=0, max=1e6, help="Student trainings for the planner's search."
     ),
 ]
+Objective = Annotated[
+    str,
+    typer.Option("--objective", help="What to raise: score, worst_slice or relation."),
+]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs", min=1, help="Trials that run at once, each in a process.", rich_help_panel=WORK
+    ),
+]
 Devices = Annotated[
     int,
     typer.Option(

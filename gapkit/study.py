@@ -25,13 +25,13 @@ from gapkit.crew import Crew
 from gapkit.data import Data
 from gapkit.diagnosis import diagnose
 from gapkit.distiller import Tick
-from gapkit.errors import InputError
+from gapkit.errors import InputError, unknown
 from gapkit.execution import Execution
 from gapkit.exhibits import Exhibits, exhibit
 from gapkit.family import Family, Size, count_parameters
 from gapkit.gap import ALIKE, LIKE_TEACHER, RATE, ControlRun, Gap
 from gapkit.gates import check_gates
-from gapkit.goal import Goal, Pupil
+from gapkit.goal import GOALS, Goal, Pupil
 from gapkit.grounds import Gate, Grounds
 from gapkit.history import History, TrialRow, control_rows
 from gapkit.knowledge import MENUS, Knowledge
@@ -507,8 +507,10 @@ class Study:
             jobs: trials that run at once (gapkit.side_by_side).
 
         Raises:
-            InputError: when the student itself is beyond the limits.
+            InputError: for another objective, or when the student itself is beyond the limits.
         """
+        if objective not in GOALS:
+            raise unknown("objective", objective, GOALS)
         _check_budget(budget)
         self._check_trains()
         self.measure()

@@ -764,6 +764,8 @@ def test_the_version_is_printed():
         (("measure",), r"Missing argument 'STUDY\.py'"),
         (("plan", TINY, "--budgt", "3"), "No such option: --budgt"),
         (("plan", TINY, "--budget", "-1"), "--budget"),
+        (("plan", TINY, "--objective", "worst"), "worst_slice"),
+        (("plan", TINY, "--jobs", "0"), "--jobs"),
         (("plan", TINY, "--budget", "nan"), "--budget"),
         (("plan", TINY, "--budget", "inf"), "--budget"),
         (("plan", TINY, "--budget", "much"), "--budget"),

@@ -139,6 +139,13 @@ def test_a_student_beyond_its_limits_is_refused(tmp_path):
         study.plan(budget=0, limits=Limits(parameters=18))
 
 
+def test_another_objective_is_refused_before_anything_is_measured(tmp_path):
+    study = tiny(out=tmp_path)
+    with pytest.raises(InputError, match="worst_slice"):
+        study.plan(budget=0, objective="worst")
+    assert not (tmp_path / "measurements.json").exists()
+
+
 def test_a_larger_size_beyond_the_limits_is_not_proposed(tmp_path):
     study = tiny(out=tmp_path)
     assert study._within(Limits(parameters=19)) is None
