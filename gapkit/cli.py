@@ -418,6 +418,7 @@ def _opened(
             study.device = study.crew.device if study.device.type == "cuda" else study.device
         yield study
         study.crew.tell(None)
+        study.crew.part()
 
 
 def _follow(study: Study) -> None:
@@ -426,6 +427,7 @@ def _follow(study: Study) -> None:
         study.device = study.crew.device
     try:
         study.follow()
+        study.crew.part()
     except RuntimeError as error:  # what torch.distributed says when the first process has ended
         if not any(word in str(error) for word in ("onnection", "peer", "socket")):
             raise

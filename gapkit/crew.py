@@ -56,6 +56,12 @@ class Crew:
         dist.broadcast(words, 0)
         return json.loads(words.cpu().numpy().tobytes())
 
+    def part(self) -> None:
+        """End the talk when all are done: threads that still listen as a process ends would abort it."""
+        if not self.alone and dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+
     def agree(self, decision: bool) -> bool:
         """What the first process decides."""
         if self.alone:
