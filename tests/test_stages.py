@@ -84,7 +84,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(carried_out, tmp_p
     kills = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("killed")]
     assert len(kills) == N_KILLS
     struck = {name for kill in kills for name in kill}
-    assert len(struck) >= 2, struck  # trainings that were killed and went on
+    assert len(struck) >= 3, struck  # trainings that were killed and went on
     ours, theirs = (
         {path.parent.name: path for path in folder.glob("trainings/*/weights.safetensors")}
         for folder in (tmp_path / "run", whole)
