@@ -580,7 +580,10 @@ class Study:
             seed=self.seed,
             jobs=jobs,
             above=above,
-            say=Wording(unit=self.task.unit, score_name=_SAID.get(objective, self.task.score_name)),
+            say=Wording(
+                unit="" if objective == "relation" else self.task.unit,
+                score_name=_SAID.get(objective, self.task.score_name),
+            ),
             heard=lambda spent, total, what: self._train_heard("plan", spent, total, what),
             told=self._keep_history,
         )

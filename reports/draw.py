@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gapkit.errors import unknown
 from gapkit.measurement import Curve
 from gapkit.reports.figures_layers import cka_change, cka_map, predictability, probe_depth
@@ -23,6 +21,7 @@ from gapkit.reports.figures_scores import (
     waterfall,
 )
 from gapkit.reports.figures_training import stage_forecasts, training_curves
+from gapkit.reports.intervals import with_bounds
 from gapkit.reports.look import TEXT_WIDTH, blank, look, render
 from gapkit.reports.report import Report
 from gapkit.reports.results import Results, curve_of, matrix_of
@@ -123,12 +122,7 @@ def _slices(results: Results, say: Wording) -> Figure:
         known = sliced(source, results.score_name, of)
         found = [known.get(group) for group in shown]
         if any(item is not None for item in found):
-            values = [
-                [math.nan] * 3 if item is None else [item.value, item.low, item.high]
-                for item in found
-            ]
-            value, low, high = np.array(values).T
-            rows[role] = (value, low, high)
+            rows[role] = with_bounds(found)
     figure, (ax,) = blank(0.9 + 0.2 * len(shown))
     dumbbells(shown, rows, ax, say)
     return figure

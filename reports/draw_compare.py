@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from gapkit.reports.compose_compare import RUNS_DRAWN, Compared
 from gapkit.reports.figures_scores import dumbbells, waterfall
+from gapkit.reports.intervals import with_bounds
 from gapkit.reports.look import TEXT_WIDTH, blank, look, printable, render
 from gapkit.reports.report import Report
 from gapkit.wording import short
@@ -26,12 +23,7 @@ def _scores(compared: Compared) -> bytes:
     for role in ("student", "reached", "teacher"):
         found = compared.scores(role)[:RUNS_DRAWN]
         if any(item is not None for item in found):
-            values = [
-                [math.nan] * 3 if item is None else [item.value, item.low, item.high]
-                for item in found
-            ]
-            value, low, high = np.array(values).T
-            rows[role] = (value, low, high)
+            rows[role] = with_bounds(found)
     figure, (ax,) = blank(0.9 + 0.28 * len(names))
     dumbbells(names, rows, ax, compared.say)
     return render(figure)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+
+from gapkit.measurement import Measurement
 
 Z95 = 1.959963984540054
 
@@ -59,3 +62,16 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
     half = float(stdtrit(len(difference) - 1, 0.975)) * error
     mean = float(difference.mean())
     return mean, mean - half, mean + half
+
+
+def with_bounds(items: Sequence[Measurement | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, lower and upper bounds (n,) of measurements; nan where there is none.
+
+    >>> item = Measurement(name="gain", of="pair", value=0.1, low=0.0, high=0.2, n=50)
+    >>> [bound.tolist() for bound in with_bounds([item, None])]
+    [[0.1, nan], [0.0, nan], [0.2, nan]]
+    """
+    value, low, high = np.array(
+        [[math.nan] * 3 if item is None else [item.value, item.low, item.high] for item in items]
+    ).T
+    return value, low, high
