@@ -158,6 +158,12 @@ class Case:
         return next((item.value for item in found if not item.group), None)
 
     @property
+    def teacher_loss(self) -> float:
+        """What the teacher itself loses from train to validation, at least 0; 0 when unknown."""
+        sides = self._both("train")
+        return 0.0 if sides is None else max(0.0, float(sides[0].mean() - self.teacher.mean()))
+
+    @property
     def teacher_memorized(self) -> bool:
         """Whether the teacher loses more off its training set than the student does."""
         loss = self.excess_loss

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import norm
 
 from gapkit.case import SPLIT, Case, n_seeds, unmeasured
-from gapkit.confidence import LEAST_SEEDS, NO_CONTROL, above, below, by_seeds, word
+from gapkit.confidence import EVEN, LEAST_SEEDS, NO_CONTROL, above, below, by_seeds, word
 from gapkit.gap import LIKE_TEACHER, Evidence, Finding, Remedy
 from gapkit.measurement import Measurement
 
@@ -21,7 +21,8 @@ def blind_layer(case: Case) -> Finding | None:
     more than the next size of the student's family does, so that it is not the size; without, by the
     layers. Limits of the layers: the layer's importance lies above 0; it is predicted from the student no
     better than from the same architecture untrained; it is predicted worse, beyond both intervals, than
-    every other layer; and training did bring another layer nearer.
+    every other layer; and training did bring another layer nearer. Layers alone are no better than even
+    odds: a student that was trained badly leaves one untouched too (benchmarks/planted).
     """
     layer, shown = _unexpressed(case), _architecture(case)
     if shown is False:
@@ -88,9 +89,7 @@ def _unexpressed(case: Case) -> tuple[Measurement, Measurement] | None:
 def _blind(here: Measurement, untrained: Measurement) -> Finding:
     spread = math.hypot(here.value - here.low, untrained.high - untrained.value) / 1.96
     nearer = float(norm.cdf((here.value - untrained.value) / spread)) if spread > 0 else 0.5
-    probability = min(
-        NO_CONTROL, 1 - nearer + 0.5 * nearer
-    )  # level with the untrained one counts half
+    probability = min(EVEN, 1 - nearer + 0.5 * nearer)  # level with the untrained one counts half
     return Finding(
         cause="blind_layer",
         points=unmeasured("points of that layer", here.n),

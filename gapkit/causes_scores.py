@@ -25,26 +25,29 @@ from gapkit.probes.interval import Interval, measured
 # Published successes keep 96 to 99 % of the teacher's score (TinyBERT 1909.10351, DistilBERT
 # 1910.01108, MobileBERT 2004.02984); below nine tenths nobody takes the average for a success,
 # and a student that surely keeps more than 99 % is as good as any that was published.
-SUCCESS, EQUAL = 0.9, 0.99
+SUCCESS, PUBLISHED, EQUAL = 0.9, 0.96, 0.99
+# Students of teachers that had memorized wrong labels lost up to 2.5 times as much beyond their teacher
+# as it lost itself (planted in glyphs, gratings and later, benchmarks/planted).
+MEMORIZED = 4.0
 LEAST_EPOCHS = 5  # in the last quarter of a history: a line and three degrees of freedom
 
 
 def no_gap(case: Case) -> Finding | None:
-    """Student equals teacher: the paired difference includes zero or surely stays below 1 % of its score.
+    """Student equals teacher: the paired difference includes zero, or is small.
 
-    A student that is ahead has no gap either. The probability is that of keeping nine tenths of the
-    teacher's score, the least that is published as a success.
+    Small is surely below 1 % of the teacher's score; or not surely above that, and surely below 4 %, the
+    least that published successes keep. A student that is ahead has no gap either. The probability is
+    that of keeping nine tenths of the teacher's score.
     """
     gap, reached = case.gap, max(0.0, float(case.teacher.mean()))
-    small = gap.high < (1 - EQUAL) * reached
-    if (gap.low > 0 and not small) or math.isnan(gap.value):
+    if math.isnan(gap.value) or not _is_small(gap, reached):
         return None
     ahead = gap.high < 0
     limit = "zero lies within the paired interval"
     if ahead:
         limit = "zero: the student is ahead"
     elif gap.low > 0:
-        limit = f"{case.say.difference((1 - EQUAL) * reached)}, 1 % of the teacher's score"
+        limit = f"{case.say.difference((1 - EQUAL) * reached)}, 1 % of the teacher's score: {_how(gap, reached)}"
     probability = below(gap, (1 - SUCCESS) * reached)
     return Finding(
         cause="no_gap",
@@ -64,6 +67,16 @@ def no_gap(case: Case) -> Finding | None:
     )
 
 
+def _is_small(gap: Measurement, reached: float) -> bool:
+    """Whether a gap to a teacher that reached that score counts for none."""
+    one, four = (1 - EQUAL) * reached, (1 - PUBLISHED) * reached
+    return gap.low <= 0 or gap.high < one or (gap.low <= one and gap.high < four)
+
+
+def _how(gap: Measurement, reached: float) -> str:
+    return "surely below it" if gap.high < (1 - EQUAL) * reached else "not surely above it"
+
+
 def coverage(case: Case) -> Finding | None:
     """The student loses more off its training set than the teacher does, and samples are what it lacks.
 
@@ -72,10 +85,13 @@ def coverage(case: Case) -> Finding | None:
     power law of the number of samples with an exponent of at most 1 (Hestness 1712.00409) returns at
     least half of that when they are doubled; those are then the points. More of the same are not always
     the cure: where the excess loss is most of the gap and half of the samples lose nothing, they are of
-    the wrong kind.
+    the wrong kind. Without any control, not where the teacher itself loses a quarter of the excess or
+    more: labels that it memorized would cost the student as much.
     """
     loss = case.excess_loss
     if loss is None or not loss.low > 0:
+        return None
+    if not case.controls and loss.value < MEMORIZED * case.teacher_loss:
         return None
     same, half = case.controls.get("same recipe"), case.controls.get(HALF)
     points: Measurement | None = None
@@ -152,6 +168,13 @@ def false_success(case: Case) -> Finding | None:
         would_change="More samples of that slice on which the gap closes.",
         remedy=Remedy(text=f"Weight or collect {slice_gap.group}; report it beside the average."),
     )
+
+
+def fine_elsewhere(case: Case) -> bool:
+    """Whether on all samples that share nothing with the worst slice the student has no gap."""
+    found = case.measurements.find("gap_elsewhere", of="pair", split=SPLIT)
+    reached = max(0.0, float(case.teacher.mean()))
+    return any(_is_small(item, reached) for item in found if not math.isnan(item.value))
 
 
 def hides_most(case: Case, found: Finding) -> bool:

@@ -221,6 +221,20 @@ def _beaten_on_a_slice(case: Case) -> Finding | None:
     return _other_source(case, points, probability, who, f"on {points.group}")
 
 
+def weak_slice(case: Case) -> Measurement | None:
+    """The declared slice on which the teacher surely stays below nine tenths of its average, the weakest; or None.
+
+    A student that is level with it there may be held back by it: labels alone would tell.
+    """
+    average = case.measurements.get(case.score_name, of="teacher", split=SPLIT).value
+    weak = [
+        item
+        for item in case.measurements.find(case.score_name, of="teacher", split=SPLIT)
+        if item.group.partition("=")[0] in case.slices and item.high < SUCCESS * average
+    ]
+    return min(weak, key=lambda item: item.value, default=None)
+
+
 def _ahead(case: Case, average: Measurement) -> Iterator[Measurement]:
     """Student minus teacher on each measured slice where that lies above zero and the teacher is weak."""
     for gap in case.measurements.find("gap", split=SPLIT, of="pair"):

@@ -8,12 +8,12 @@ from typing import Any
 
 from gapkit.case import EXCESS, SPLIT, Case
 from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
-from gapkit.causes_scores import hides_most
-from gapkit.causes_teacher import memorized_labels
+from gapkit.causes_scores import fine_elsewhere, hides_most
+from gapkit.causes_teacher import memorized_labels, weak_slice
 from gapkit.confidence import EVEN
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
 from gapkit.knowledge import Knowledge
-from gapkit.measurement import Measurements
+from gapkit.measurement import Measurement, Measurements
 from gapkit.questions import own_recovers
 from gapkit.waterfall import build_waterfall
 
@@ -94,15 +94,30 @@ def find_causes(case: Case) -> list[Finding]:
     found = [finding for cause in CAUSES if (finding := cause(case)) is not None]
     equal = no_gap(case)
     if equal is not None:
-        found = [
-            equal,
-            *(item for item in found if item.cause in HIDDEN),
-        ]
+        found = [equal, *(item for item in found if item.cause in HIDDEN)]
     causes = {finding.cause for finding in found}
     found.sort(key=lambda finding: _rank(case, finding, causes))
-    if found and (found[0].points.low > 0 or found[0].probability > EVEN):
-        return found
-    return [undetermined(case), *found]
+    return found if found and _leads(case, found[0]) else [undetermined(case), *found]
+
+
+def _leads(case: Case, finding: Finding) -> bool:
+    """Whether that finding can be the verdict, not only evidence.
+
+    Without controls a bad slice is the verdict only where the student has no gap elsewhere: else whatever
+    made the gap made it there too. No gap is one only where no declared slice is left open on which
+    the teacher is weak.
+    """
+    if finding.cause == "no_gap" and _open_slice(case) is not None:
+        return False
+    if finding.cause == "false_success" and not case.controls:
+        return no_gap(case) is not None or fine_elsewhere(case)
+    return finding.points.low > 0 or finding.probability > EVEN
+
+
+def _open_slice(case: Case) -> Measurement | None:
+    """The declared slice on which the teacher is weak, while no control on labels alone was held against it."""
+    scratch = case.controls.get("scratch")
+    return weak_slice(case) if scratch is None or len(scratch.seeds) < LEAST_SEEDS else None
 
 
 HIDDEN = ("harness_fault", "false_success", "scheme_mismatch")  # what an average can hide
@@ -149,27 +164,38 @@ def _accounted(case: Case, causes: Set[Cause]) -> bool:
 
 def undetermined(case: Case) -> Finding:
     """The evidence does not decide; names the control that would."""
-    gap = case.gap
     decides = _would_decide(case)
     return Finding(
         cause="undetermined",
-        points=gap,
+        points=case.gap,
         confidence="low",
-        evidence=(
-            Evidence(
-                text=f"The gap is {case.say.difference_of(gap)}; no cause explains a share of it whose "
-                "interval excludes zero.",
-                measurement=gap,
-                limit=f"zero, with at least {LEAST_SEEDS} seeds a control",
-            ),
-        ),
+        evidence=(_undecided(case),),
         would_change=f"{decides[0].upper()}{decides[1:]}.",
         remedy=Remedy(text=f"Run {decides}."),
     )
 
 
+def _undecided(case: Case) -> Evidence:
+    """What is not decided: the teacher's own slice where there is no gap, else the gap."""
+    gap, weak = case.gap, _open_slice(case)
+    if no_gap(case) is None or weak is None:
+        text = (
+            f"The gap is {case.say.difference_of(gap)}; no cause explains a share of it whose interval "
+            "excludes zero."
+        )
+        limit = f"zero, with at least {LEAST_SEEDS} seeds a control"
+        return Evidence(text=text, measurement=gap, limit=limit)
+    text = (
+        f"There is no gap on average ({case.say.difference_of(gap)}), but on {weak.group} the teacher itself "
+        f"scores {case.say.score_of(weak)}: whether labels know better there was not tried."
+    )
+    return Evidence(text=text, measurement=weak, limit="nine tenths of the teacher's average")
+
+
 def _would_decide(case: Case) -> str:
     """The control runs that would decide."""
+    if no_gap(case) is not None and _open_slice(case) is not None:
+        return f"labels alone with at least {LEAST_SEEDS} seeds: diagnose(controls=True)"
     if not case.controls:
         return (
             "the same recipe, labels alone and gentler knowledge with a few seeds each, and the next "
@@ -190,7 +216,9 @@ def word_verdict(case: Case, findings: Sequence[Finding]) -> str:
         return opening
     if first.cause in ("undetermined", "harness_fault"):
         meaning = MEANINGS[first.cause]
-        return f"{opening} {meaning[0].upper()}{meaning[1:]}. {first.evidence[0].text}"
+        hidden = [_clause(case, item) for item in findings[1:] if item.cause == "false_success"]
+        said = f"{opening} {meaning[0].upper()}{meaning[1:]}. {first.evidence[0].text}"
+        return " ".join([said, *hidden])
     clauses = [_clause(case, item) for item in findings if item.cause != "no_gap"]
     if not case.controls:
         clauses.append(f"What else there is takes control runs: {_would_decide(case)}.")

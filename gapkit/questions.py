@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gapkit.case import SPLIT, Case
+from gapkit.case import Case
 from gapkit.causes_controls import beyond_one_run
 from gapkit.causes_harness import harness_fault
 from gapkit.causes_scores import false_success, hides_most, no_gap
+from gapkit.causes_teacher import weak_slice
 from gapkit.confidence import LEAST_SEEDS
 from gapkit.gap import HALF, LIKE_TEACHER, RATE, ControlRun
 from gapkit.measurement import Measurement
@@ -31,7 +32,7 @@ def asked(case: Case, names: Sequence[str]) -> list[str]:
     if harness_fault(case) is not None:
         return []
     if no_gap(case) is not None:
-        return [name for name in names if name == "scratch" and _weak_slice(case)]
+        return [name for name in names if name == "scratch" and weak_slice(case)]
     slice_found = false_success(case)
     if (
         slice_found is not None
@@ -55,16 +56,6 @@ def own_recovers(case: Case) -> bool | None:
     if same is None or len(same.seeds) < LEAST_SEEDS:
         return None
     return bool(same.mean - float(case.student.mean()) >= case.gap.value / 2)
-
-
-def _weak_slice(case: Case) -> bool:
-    """Whether the teacher is worse on a declared slice than on average, beyond both intervals."""
-    average = case.measurements.get(case.score_name, of="teacher", split=SPLIT)
-    return any(
-        item.high < average.low
-        for item in case.measurements.find(case.score_name, of="teacher", split=SPLIT)
-        if item.group.partition("=")[0] in case.slices
-    )
 
 
 def matters(case: Case) -> float:

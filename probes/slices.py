@@ -78,6 +78,8 @@ class SliceProbe:
             yield from _report(table, listed, setting)
             yield from _by_class(table, setting)
             yield _reported(worst, table, judged, its)
+            if worst.group in table.slicing.groups:
+                yield _elsewhere(worst.group, table, its)
 
 
 def _chosen(
@@ -204,6 +206,26 @@ def _reported(worst: Worst, table: Table, judged: Table, answers: Answers) -> Me
         how += f"; on this split one look, hence not corrected: {value:.3g} more [{low:.3g}, {high:.3g}]"
     fields["estimator"] = f"{interval.method}; {how}"
     return measured("worst_slice", "pair", table.split, interval, group=worst.group, **fields)
+
+
+def _elsewhere(group: str, table: Table, answers: Answers) -> Measurement:
+    """The gap on the samples that share nothing with the worst slice: for a crossing, neither of its values.
+
+    Not corrected: it is the gap that is left when that slice and its likes are set aside.
+    """
+    slicing, index = table.slicing, table.slicing.groups.index(group)
+    inside = np.zeros(answers.n, dtype=bool)
+    inside[slicing.rows_of(index)] = True
+    shared = np.bincount(slicing.codes[inside[slicing.rows]], minlength=len(slicing.groups))
+    for whole in np.flatnonzero(shared == shared[index]).tolist():
+        if slicing.kinds[index] == "crossing" and slicing.kinds[whole] != "crossing":
+            inside[slicing.rows_of(whole)] = True
+    rest, fields = np.flatnonzero(~inside), {"better": "lower", "unit": answers.task.unit}
+    if len(rest) < LEAST:
+        interval = undefined(f"fewer than {LEAST} samples elsewhere", len(rest), level=LEVEL)
+    else:
+        interval = answers.gaps([rest], np.array([LEVEL]))[0]
+    return measured("gap_elsewhere", "pair", table.split, interval, group=group, **fields)
 
 
 def _by_class(table: Table, setting: Setting) -> Iterator[Curve]:

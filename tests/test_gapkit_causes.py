@@ -81,6 +81,25 @@ def test_no_gap_when_the_paired_interval_holds_zero():
     assert no_gap(case(teacher=0.725, student=0.7)) is None
 
 
+@pytest.mark.parametrize(
+    "n_samples, shares, small",
+    [
+        (2_000, (0.9, 0.89), True),  # 1.0 point: may be below 0.9, surely below 3.6
+        (40_000, (0.9, 0.89), False),  # 1.0 point: surely above 0.9
+        (40_000, (0.9, 0.893), True),  # surely below 0.9
+        (400, (0.9, 0.8775), False),  # 2.25 points: above zero, and may be above 3.6
+    ],
+)
+def test_no_gap_where_the_gap_is_too_small_to_act_on(n_samples, shares, small):
+    sides = (np.arange(n_samples) < round(share * n_samples) for share in shares)
+    apart = measurements(*(side.astype(float) for side in sides))
+    found = no_gap(Case(apart))
+    assert (found is not None) == small
+    if n_samples == 2_000:
+        assert found.points.low > 0
+        assert found.evidence[0].limit.endswith("not surely above it")
+
+
 def test_no_gap_when_the_student_is_ahead_says_so():
     finding = no_gap(case(teacher=0.7, student=0.9))
     assert points(finding) == pytest.approx(-0.2)
@@ -420,8 +439,19 @@ def test_coverage_by_an_excess_loss_that_is_most_of_the_gap(train, most):
     loss = case(**about).excess_loss
     assert loss.low > 0
     assert (loss.low > 0.1) == most
-    assert (coverage(case(**about)) is not None) == most
-    assert coverage(case(**about, same_view=False)) is None  # it may be what the views differ in
+    assert (coverage(case(same(), **about)) is not None) == most
+    assert (
+        coverage(case(same(), **about, same_view=False)) is None
+    )  # it may be what the views differ in
+
+
+def test_coverage_without_controls_waits_where_the_teacher_loses_a_quarter_of_the_excess():
+    """Beyond the teacher's own loss of 0.05 off train the student loses 0.2, or two samples less."""
+    four_times = {"train": (hits(0.95), hits(0.955)), "student": 0.7}
+    assert coverage(case(**four_times)) is not None
+    less = four_times | {"student": 0.7075}
+    assert coverage(case(**less)) is None
+    assert coverage(case(same(), **less)) is not None  # a control was run
 
 
 def test_coverage_by_half_the_samples_is_half_of_what_they_lose():
@@ -523,7 +553,7 @@ def test_without_controls_nothing_that_needs_them_is_claimed(cause):
     found = case(
         student=0.85,
         teacher_score=0.99,
-        train=(hits(0.99), hits(0.99)),
+        train=(hits(0.91), hits(0.91)),
         worst=slice_gap(0.6, 0.5),
     )
     assert (cause(found) is not None) == (cause in WITHOUT_TRAINING)

@@ -106,7 +106,7 @@ def test_a_slice_comes_after_what_explains_the_average_unless_it_holds_most_that
     other, most = (worst(0.6, 0.4).with_(n=n) for n in (16, 17))
     beside = diagnosed(same, longer, size, student=0.85, worst=other)
     assert causes(beside) == ["undertrained", "capacity", "false_success"]
-    assert causes(diagnosed(student=0.85, worst=most)) == ["false_success"]
+    assert causes(diagnosed(student=0.85, worst=most)) == ["undetermined", "false_success"]
     recovered = diagnosed(run("same recipe", 0.876), longer, size, student=0.85, worst=most)
     assert causes(recovered)[0] == "false_success"
     rises = run("longer", 0.905)
@@ -115,6 +115,53 @@ def test_a_slice_comes_after_what_explains_the_average_unless_it_holds_most_that
     assert causes(diagnosed(same, longer, size, student=0.85, worst=most)) == causes(beside)
     broken = diagnosed(student=0.85, worst=most, teacher_score=0.99)
     assert causes(broken)[:2] == ["harness_fault", "false_success"]
+
+
+def elsewhere(value: float, low: float):
+    interval = Interval(value, low, 2 * value - low, 0.0, 380)
+    return measured("gap_elsewhere", "pair", "validation", interval, unit="share", group="class=3")
+
+
+def with_values(*values, teacher=0.9, student=0.7, **fields) -> Gap:
+    found = measurements(hits(teacher), hits(student))
+    return diagnose(found.with_(values=(*found.values, *values)), **fields)
+
+
+@pytest.mark.parametrize(
+    "rest, leads",
+    [
+        (elsewhere(0.01, 0.0), True),
+        (elsewhere(0.01, 0.001), True),  # not surely above 1 % of 0.9, surely below 4
+        (elsewhere(0.01, 0.0091), False),
+        (elsewhere(0.03, 0.008), False),  # may be more than 4 %
+        (elsewhere(0.03, -0.001), True),
+    ],
+)
+def test_without_controls_a_slice_is_the_verdict_where_the_rest_has_no_gap(rest, leads):
+    gap = with_values(worst(0.6, 0.4).with_(n=20), rest, student=0.85)
+    assert causes(gap) == (["false_success"] if leads else ["undetermined", "false_success"])
+
+
+def test_no_gap_is_open_where_the_teacher_is_weak_on_a_declared_slice_until_labels_were_tried():
+    def told(high: float, *controls: ControlRun, slices=("camera",)) -> list[str]:
+        interval = Interval(high - 0.1, high - 0.2, high, 0.05, 50)
+        weak = measured("accuracy", "teacher", "validation", interval, group="camera=2")
+        declared = {name: np.zeros(400, dtype=int) for name in slices}
+        return causes(with_values(weak, student=0.9, slices=declared, controls=controls))
+
+    assert told(0.809) == ["undetermined", "no_gap"]  # below nine tenths of 0.9
+    assert told(0.811) == ["no_gap"]
+    assert told(0.809, slices=("lens",)) == ["no_gap"]
+    assert told(0.809, run("scratch", 0.9)) == ["no_gap"]
+
+
+def test_what_is_open_of_a_slice_is_said_with_what_would_decide_it():
+    interval = Interval(0.5, 0.4, 0.6, 0.05, 50)
+    weak = measured("accuracy", "teacher", "validation", interval, group="camera=2", unit="share")
+    gap = with_values(weak, student=0.9, slices={"camera": np.zeros(400, dtype=int)})
+    assert "on camera=2 the teacher itself scores 50.0 %" in gap.findings[0].evidence[0].text
+    assert "Labels alone with at least 2 seeds" in gap.findings[0].would_change
+    assert "on camera=2 the teacher itself" in gap.verdict
 
 
 def test_without_a_gap_only_what_an_average_hides_is_told():

@@ -104,6 +104,25 @@ def test_the_worst_slice_is_decided_on_validation_and_reported_on_test():
     assert "slices of test" in alone.find("worst_slice")[0].estimator
 
 
+def test_elsewhere_is_what_shares_nothing_with_the_worst_slice():
+    wrong = WRONG | (np.arange(120) % 12 == 0)  # ten of class 0 too
+    found, _ = surveyed(seen("validation", LABELS, wrong), seen("test", LABELS, LABELS == 1))
+    judged, test = (found.find("gap_elsewhere", split=split)[0] for split in ("validation", "test"))
+    assert (judged.group, test.group) == ("class=2", "class=2")
+    assert (judged.value, judged.n, judged.level) == (10 / 80, 80, 0.95)
+    assert test.value == 0.5  # of classes 0 and 1
+
+
+def test_elsewhere_of_a_crossing_leaves_out_both_of_its_values():
+    side = {"side": np.where(np.arange(120) < 75, "left", "right")}
+    wrong = (LABELS == 2) & (side["side"] == "left") | (np.arange(120) == 117)
+    found, _ = surveyed(seen("validation", LABELS, wrong, slices=side))
+    rest = found.find("gap_elsewhere", split="validation")[0]
+    assert rest.group == "class=2 & side=left"
+    outside = (LABELS != 2) & (side["side"] == "right")
+    assert (rest.value, rest.n) == (wrong[outside].mean(), outside.sum())
+
+
 def test_a_worst_slice_that_test_lacks_is_nan_with_a_reason():
     kept = LABELS < 2
     found, _ = surveyed(seen("validation", LABELS, WRONG), seen("test", LABELS[kept], WRONG[kept]))
