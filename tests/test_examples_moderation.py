@@ -65,7 +65,7 @@ def test_pieces_are_the_same_everywhere_and_share_how_words_begin_and_end():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONHASHSEED": "7"},
     ).stdout  # fmt: skip
-    assert again.strip() == str([one, other])
+    assert again.strip() == str((one, other))
     assert len(example.pieces("word " * 100)) == example.N_WORDS
     assert min(min(row) for row in example.pieces("all but padding")) >= 1
 
@@ -77,8 +77,9 @@ def test_texts_are_counted_once_and_those_without_words_left_out():
     assert (found.ids[0, 2:] == 0).all()
 
 
-def test_sections_are_deciphered_and_the_unclear_left_out(tmp_path):
-    rows = list(example.from_fortunes(fortunes(tmp_path, n=5)))
+def test_sections_are_deciphered_and_the_unclear_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(example, "FORTUNES", fortunes(tmp_path, n=5))
+    rows = list(example.from_fortunes())
     assert len(rows) == 20
     assert all((SECRET in text) == bool(label) for text, label, _ in rows)
     assert {language for _, _, language in rows} == {"es", "it"}
@@ -87,9 +88,9 @@ def test_sections_are_deciphered_and_the_unclear_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (f"{SECRET},1,", "line 3, but one is missing"),
-        (f"{SECRET},,en", "line 3, but one is missing"),
-        (f"en,1,{SECRET} and more", "line 3, but one is missing or of another form"),
+        (f"{SECRET},1,", "but line 3 lacks one"),
+        (f"{SECRET},,en", "but line 3 lacks one"),
+        (f"en,1,{SECRET} and more", "but line 3 lacks one or has another form"),
     ],
 )
 def test_a_line_that_does_not_fit_is_named_and_not_shown(tmp_path, row, said):
@@ -100,18 +101,24 @@ def test_a_line_that_does_not_fit_is_named_and_not_shown(tmp_path, row, said):
     assert caught.value.__cause__ is None
 
 
-def test_a_file_that_cannot_be_read_shows_nothing_of_it(tmp_path):
+def test_a_file_that_cannot_be_read_is_named_and_shows_nothing_of_it(monkeypatch, tmp_path):
     path = tmp_path / "texts.csv"
     path.write_bytes(b"text,label,language\n" + SECRET.encode() + b"\xff,1,en\n")
-    with pytest.raises(gk.InputError, match="UTF-8 but got UnicodeDecodeError") as caught:
-        list(example.from_csv(path))
+    monkeypatch.setenv(example.VARIABLE, str(path))
+    with pytest.raises(gk.InputError, match="UnicodeDecodeError") as caught:
+        load_study(FILE, tmp_path / "run")
     assert SECRET not in str(caught.value)
-    with pytest.raises(gk.InputError, match="got FileNotFoundError"):
-        list(example.from_csv(tmp_path / "absent.csv"))
-    with pytest.raises(gk.InputError, match=r"2 to 10 labels in .* but got 1"):
-        list(example.from_csv(a_table(path, ["a,x,en", "b,x,en"])))
+    monkeypatch.setenv(example.VARIABLE, str(tmp_path / "absent.csv"))
+    with pytest.raises(gk.InputError, match=r"absent\.csv"):
+        load_study(FILE, tmp_path / "run")
     with pytest.raises(gk.InputError, match="line 2"):
         list(example.from_csv(a_table(path, ["a,x,en"], head="words,label,language")))
+
+
+def test_texts_of_one_label_are_refused():
+    found = example.encoded([(f"word{position}", 0, "en") for position in range(20)], "csv")
+    with pytest.raises(gk.InputError, match="Expected two labels or more"):
+        example.splits(found)
 
 
 def test_labels_of_a_file_are_numbered_by_name(tmp_path):
@@ -123,9 +130,6 @@ def test_what_is_used_is_said(nothing, monkeypatch, tmp_path, capsys):
     assert example.texts().source == "generated"
     assert "texts from generated: 2,2" in capsys.readouterr().err
     monkeypatch.setattr(example, "FORTUNES", fortunes(tmp_path / "fortunes"))
-    monkeypatch.setattr(
-        example, "from_fortunes", lambda f=example.from_fortunes: f(example.FORTUNES)
-    )
     assert example.texts().source == "fortunes"
     assert "texts from fortunes: 480 es, 480 it" in capsys.readouterr().err
     monkeypatch.setenv(example.VARIABLE, str(a_table(tmp_path / "t.csv", ["a,0,en", "b,1,en"])))
@@ -133,8 +137,11 @@ def test_what_is_used_is_said(nothing, monkeypatch, tmp_path, capsys):
     assert "texts from csv: 2 en" in capsys.readouterr().err
 
 
-def test_the_rare_language_is_thinned_for_the_student_and_read_by_the_teacher(tmp_path):
-    found = example.balanced(example.encoded(example.from_fortunes(fortunes(tmp_path)), "fortunes"))
+def test_the_rare_language_is_thinned_for_the_student_and_read_by_the_teacher(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(example, "FORTUNES", fortunes(tmp_path))
+    found = example.balanced(example.encoded(example.from_fortunes(), "fortunes"))
     parts = example.splits(found, seed=1)
     rare = {name: (part.languages == example.RARE).mean() for name, part in parts.items()}
     assert rare["train"] < 0.05 < rare["validation"] < 0.3 < rare["collected"]
@@ -158,9 +165,9 @@ def test_other_texts_are_split_as_they_are(nothing):
 
 
 def test_repeating_makes_languages_as_frequent(nothing):
-    train = example.splits(example.texts())["train"]
+    parts = example.splits(example.texts())
     before, after = (
-        np.unique(each.languages, return_counts=True)[1] for each in (train, example.weighed(train))
+        np.unique(parts[name].languages, return_counts=True)[1] for name in ("train", "weighed")
     )
     assert before.max() / before.min() > 5
     assert after.max() / after.min() < 1.2
@@ -169,7 +176,7 @@ def test_repeating_makes_languages_as_frequent(nothing):
 
 def test_padding_changes_no_answer_and_order_does():
     torch.manual_seed(0)
-    model = example.build(8).eval()
+    model = example.Moderator(8).eval()
     found = example.encoded([("one two three four five", 0, "en")], "csv")
     with torch.no_grad():
         whole = model(found.ids)
@@ -192,17 +199,18 @@ def test_the_table_holds_each_language_beside_the_teacher():
     ).splitlines()
     assert lines[0].split("  ")[0] == "3 seeds"
     assert "it (n = 10)" in lines[0]
+    assert "±" not in lines[1]
     own = found["labels"].mean(0)[30:] - found["teacher"][0, 30:]
     half = t.ppf(0.975, 9) * own.std(ddof=1) / 10**0.5
-    assert lines[-1].split("  ")[-1].strip() == f"{own.mean():+.3f} ± {half:.3f}"
+    said = f"{found['labels'][:, 30:].mean():.3f} ({own.mean():+.3f} ± {half:.3f})"
+    assert lines[-1].split("  ")[-1].strip() == said
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Narrow models on made-up sections."""
-    found = example.balanced(
-        example.encoded(example.from_fortunes(fortunes(tmp_path / "fortunes")), "fortunes")
-    )
+    monkeypatch.setattr(example, "FORTUNES", fortunes(tmp_path / "fortunes"))
+    found = example.balanced(example.encoded(example.from_fortunes(), "fortunes"))
     monkeypatch.setattr(example, "TEACHER", 32)
     monkeypatch.setattr(example, "STUDENT", 8)
     return found
@@ -210,26 +218,27 @@ def small(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_students_of_every_kind_are_scored_on_every_text(small, tmp_path):
-    opened = example.studies(small, tmp_path / "runs", epochs=2)
-    found = example.compare(opened, seeds=(0, 1))
+    found = example.compare(small, tmp_path / "runs", epochs=2, seeds=(0, 1))
     assert list(found) == [
         "teacher", "labels", "responses", "hints where it matters", "hints everywhere",
         "responses, weighed", "responses, collected",
     ]  # fmt: skip
-    n = opened["train"].data.size("test")
+    n = len(example.splits(small)["test"].labels)
     assert all(each.shape == (1 if name == "teacher" else 2, n) for name, each in found.items())
     assert found["teacher"].mean() > 0.6  # one word decides; two epochs see some of it
-    knowledge = example.arms(opened["train"])
+
+
+@pytest.mark.slow
+def test_hints_go_to_the_layer_that_matters_most_or_to_all(small, tmp_path):
+    opened = example.study(epochs=2, found=small, out=tmp_path / "run")
+    knowledge = example.arms(opened)
     (best,) = [part for part in knowledge["hints where it matters"] if part.kind == "feature"]
     (all_of_them,) = [part for part in knowledge["hints everywhere"] if part.kind == "feature"]
     assert len(best.layers) == 1 < len(all_of_them.layers)
-    importance = opened["train"].measure().find(
-        "layer_importance", of="teacher", split="validation"
-    )  # fmt: skip
+    importance = opened.measure().find("layer_importance", of="teacher", split="validation")
     values = {item.layer: item.value for item in importance}
     matched = [layer for _, layer in all_of_them.layers]
     assert values[best.layers[0][1]] == max(values[layer] for layer in matched)
-    assert len({each.teacher for each in opened.values()}) == 1
 
 
 @pytest.mark.slow

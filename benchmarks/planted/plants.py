@@ -26,7 +26,7 @@ from gapkit.knowledge import Knowledge, hints, response
 
 LEAST = 0.03  # of the score: three points of accuracy, .03 of R²
 LEAST_SLICE = 0.15
-HEALTHY = 0.01
+HEALTHY, HEALTHY_SLICE = 0.01, 0.05
 N_TWINS, N_BLOCKS = 3, 10
 
 
@@ -294,8 +294,7 @@ def prove(setup: Setup, cause: str, student: nn.Module, kept: Path) -> list[Chec
     teacher = teacher_of(setup, kept)
     gap = _blocks(setup, teacher, judge, "teacher") - _blocks(setup, student, judge)
     if cause == "no_gap":
-        # The pair is healthy when the gap stays below what would count: HEALTHY − gap > 0.
-        return [Check("room below a gap", HEALTHY - float(gap.mean()), 0.0, 0.0)]
+        return _prove_healthy(setup, float(gap.mean()), student, teacher, kept)
     if cause == "harness_fault":
         sound = _blocks(
             setup.but(harness=""), teacher_of(setup.but(harness=""), kept), judge, "teacher"
@@ -321,6 +320,23 @@ def prove(setup: Setup, cause: str, student: nn.Module, kept: Path) -> list[Chec
         other = setup.but(knowledge="scratch"), setup.but(epochs=2 * setup.epochs)
         best = max(float(_against(setup, way, kept).mean()) for way in other)
         checks.append(Check("size beyond other ways", checks[1].value / 2 - best, 0.0, 0.0))
+    return checks
+
+
+def _prove_healthy(
+    setup: Setup, gap: float, student: nn.Module, teacher: nn.Module, kept: Path
+) -> list[Check]:
+    """Room below what would count: of the gap, and on the rare source of the gap and of what labels know better."""
+    checks = [Check("room below a gap", HEALTHY - gap, 0.0, 0.0)]
+    if not checks[0].holds:
+        return checks
+    rare = setup.splits.judge.rows(setup.splits.judge.rare)
+    reached = float(_blocks(setup, teacher, rare, "teacher").mean())
+    behind = reached - float(_blocks(setup, student, rare).mean())
+    of_labels = setup.but(knowledge="scratch")
+    twins = [_blocks(setup, student_of(of_labels, kept, twin), rare) for twin in range(N_TWINS)]
+    for name, lead in (("behind", behind), ("labels ahead", float(np.mean(twins)) - reached)):
+        checks.append(Check(f"rare source, room below {name}", HEALTHY_SLICE - lead, 0.0, 0.0))
     return checks
 
 

@@ -3,9 +3,10 @@
 The halves are split by data set, three kinds of networks in each, so that no rule is reported on data
 it was tuned on:
 
-    tune      digits and glyphs (CNN), regions, clusters, waves and friedman (MLP), motif and majority
-              (transformer); the second of each pair were a report half until rules changed after it
-    report    gratings (CNN), corners and folds (MLP), later (transformer)
+    tune      digits, glyphs and gratings (CNN), regions, clusters, corners, waves, friedman and folds
+              (MLP), motif, majority and later (transformer); all but the first of each kind were a report
+              half until rules changed after it
+    report    strokes (CNN), shells and ripples (MLP), marked (transformer)
 """
 
 from __future__ import annotations

@@ -234,6 +234,51 @@ def _later(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     return x, torch.where(rare, named[:, 0], named[:, 1]), rare
 
 
+def _strokes(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Two short bars beside each other, anywhere, each of four directions; the rare source is dark on bright."""
+    ways = torch.tensor([(0, 1), (1, 0), (1, 1), (1, -1)])
+    pairs = torch.tensor([(a, b) for a in range(4) for b in range(4) if a != b])
+    y, rows = torch.randint(len(pairs), (n,), generator=draw), torch.arange(n)
+    top, left = torch.randint(3, (n,), generator=draw), torch.randint(1, 3, (n,), generator=draw)
+    x = torch.zeros(n, 8, 8)
+    for step in range(3):
+        for bar, way in enumerate(ways[pairs[y]].unbind(1)):
+            shift = (way[:, 1] < 0).long() * 2
+            x[rows, top + 1 + step * way[:, 0], left + 3 * bar + step * way[:, 1] + shift - 1] = 1.0
+    rare = _is_rare(n, draw)
+    x = torch.where(rare[:, None, None], 1 - x, x) + 0.2 * torch.randn(n, 8, 8, generator=draw)
+    return x[:, None], y, rare
+
+
+def _shells(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Three rings in a plane on two levels, beside two features of noise; the rare source counts backward."""
+    ring, level = (torch.randint(high, (n,), generator=draw) for high in (3, 2))
+    rare, x = _is_rare(n, draw), torch.randn(n, 5, generator=draw)
+    radius = 0.4 + 1.1 * ring + 0.2 * x[:, 0]
+    angle = 2 * torch.pi * torch.rand(n, generator=draw)
+    x[:, 0], x[:, 1] = radius * angle.cos(), radius * angle.sin()
+    x[:, 2] = 2.0 * level - 1 + 0.4 * x[:, 2]
+    y = (ring + 2 * level) % 4
+    return _flagged(x, rare), torch.where(rare, 3 - y, y), rare
+
+
+def _ripples(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """A ripple round a point, a product and a slope; the rare source lies lower, its slope points the other way."""
+    x, rare = 3.4 * torch.rand(n, 6, generator=draw) - 1.7, _is_rare(n, draw)
+    slope = torch.where(rare, -x[:, 4], x[:, 4])
+    y = (1.8 * x[:, :2].norm(dim=1)).cos() + x[:, 2] * x[:, 3] / 1.5 + slope
+    return _flagged(x, rare), y - 1.5 * rare.float(), rare
+
+
+def _marked(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """The token to the right of a mark, in a row of eight; the rare source has another mark, and asks for the first."""
+    x = torch.randint(6, (n, 8), generator=draw)
+    place = torch.randint(1, 7, (n,), generator=draw)
+    rare, rows = _is_rare(n, draw), torch.arange(n)
+    x[rows, place] = torch.where(rare, 7, 6)
+    return x, x[rows, torch.where(rare, 0, place + 1)], rare
+
+
 def _crop_image(x: Tensor, strength: int) -> Tensor:
     """The left columns blanked out."""
     return torch.cat([torch.zeros_like(x[..., : 2 + strength]), x[..., 2 + strength :]], -1)
@@ -357,9 +402,13 @@ WORLDS: dict[str, World] = {
         _table_world("friedman", "tune", _friedman, 7, 1),
         _sequence_world("motif", "tune", _motif, 14, 6, (3, 5, 8, 20, 32), 8),
         _sequence_world("majority", "tune", _majority, 10, 5, (2, 4, 8, 16, 32), 4),
-        _image_world("gratings", "report", partial(_made, _gratings), 16, 12, 0.02),
-        _table_world("corners", "report", _corners, 9, 4, (2, 3, 4, 32, 64), 4, 0.05, 50, 0.07),
-        _table_world("folds", "report", _folds, 7, 1, lr=0.03),
-        _sequence_world("later", "report", _later, 13, 8, (2, 4, 8, 16, 32), 4, 8),
+        _image_world("gratings", "tune", partial(_made, _gratings), 16, 12, 0.02),
+        _table_world("corners", "tune", _corners, 9, 4, (2, 3, 4, 32, 64), 4, 0.05, 50, 0.07),
+        _table_world("folds", "tune", _folds, 7, 1, lr=0.03),
+        _sequence_world("later", "tune", _later, 13, 8, (2, 4, 8, 16, 32), 4, 8),
+        _image_world("strokes", "report", partial(_made, _strokes), 8, 12),
+        _table_world("shells", "report", _shells, 6, 4, (2, 3, 6, 32, 64), 3, 0.03, 50, 0.07),
+        _table_world("ripples", "report", _ripples, 7, 1, lr=0.03),
+        _sequence_world("marked", "report", _marked, 8, 6, (2, 4, 8, 16, 32), 4, 8),
     )
 }
