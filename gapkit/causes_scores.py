@@ -151,7 +151,8 @@ def false_success(case: Case) -> Finding | None:
     slice_gap = worst[0]
     if not slice_gap.low > case.gap.high or slice_gap.value < (1 - SUCCESS) * teacher:
         return None
-    probability = min(above(slice_gap, case.gap.value), ONE_MODEL)
+    most = ONE_MODEL if case.controls else NO_CONTROL
+    probability = min(above(slice_gap, case.gap.value), most)
     return Finding(
         cause="false_success",
         points=slice_gap,

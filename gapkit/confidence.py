@@ -14,7 +14,8 @@ LEAST_SEEDS, SURE_SEEDS = 2, 4
 HIGH, MODERATE = 0.95, 0.8  # what the words stand for
 FEW_SEEDS = 0.9  # at most this below SURE_SEEDS: a normal law is too sure of so few
 ONE_MODEL = 0.9  # at most this for what was seen on the one student or teacher that was given
-NO_CONTROL = 0.75  # at most this for what no training was held against: never more than "low"
+NO_CONTROL = 0.85  # at most this for what no training was held against: about what was right of it
+# among planted failures (benchmarks/planted, tuning worlds)
 
 EVEN = 0.5  # what does not exceed it is no reason to name a cause
 

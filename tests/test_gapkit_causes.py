@@ -428,7 +428,7 @@ PARTLY = {"train": (hits(0.95), hits(0.85))}  # half of it is
 def test_coverage_without_controls_is_no_more_than_a_suspicion():
     finding = coverage(case(**LOSES))
     assert points(finding) == pytest.approx(0.2)
-    assert (finding.probability, finding.confidence) == (NO_CONTROL, "low")
+    assert (finding.probability, finding.confidence) == (NO_CONTROL, "moderate")
     assert len(finding.evidence) == 1
 
 

@@ -310,7 +310,7 @@ def test_uniform_transfer():
     finding = uniform_transfer(case(*important(0.01, 0.3), knowledge=hints(PAIRS)))
     assert finding.remedy.text.endswith("none on a.")
     assert [item.measurement.layer for item in finding.evidence] == ["a", "b"]
-    assert finding.confidence == "low"
+    assert finding.confidence == "moderate"
     apart = (*hints({("s1", "a"): "hint"}), *hints({("s2", "b"): "hint"}))
     assert uniform_transfer(case(*important(0.01, 0.3), knowledge=apart)) is not None
 
@@ -484,7 +484,7 @@ def views(trained: float, fresh: float, bound: float) -> list[Measurement]:
 
 def test_input_gap_by_layers_alone():
     finding = input_gap(case(*views(0.3, 0.25, 0.8), same_view=False))
-    assert finding.confidence == "low"
+    assert finding.confidence == "moderate"
     assert "layer, a," in finding.evidence[0].text
     assert input_gap(case(*views(0.3, 0.25, 0.8))) is None
     assert input_gap(case(*views(0.761, 0.25, 0.8), same_view=False)) is None
@@ -509,7 +509,7 @@ def test_undertrained_by_the_last_quarter_of_the_history():
     assert slope.value == pytest.approx(line.slope)
     assert slope.high - slope.value == pytest.approx(2.306004 * line.stderr, rel=1e-6)
     assert math.isnan(finding.points.value)
-    assert finding.confidence == "low"
+    assert finding.confidence == "moderate"
     assert finding.remedy.fraction == 2.0
 
 
