@@ -230,7 +230,7 @@ def weak_slice(case: Case) -> Measurement | None:
     weak = [
         item
         for item in case.measurements.find(case.score_name, of="teacher", split=SPLIT)
-        if item.group.partition("=")[0] in case.slices and item.high < SUCCESS * average
+        if item.group in _declared(case) and item.high < SUCCESS * average
     ]
     return min(weak, key=lambda item: item.value, default=None)
 
@@ -245,27 +245,46 @@ def _ahead(case: Case, average: Measurement) -> Iterator[Measurement]:
             yield gap.with_(value=-gap.value, low=-gap.high, high=-gap.low, better="higher")
 
 
+def open_slice(case: Case) -> Measurement | None:
+    """The declared slice on which the teacher is weak, while it is open whether labels alone do better there; or None.
+
+    Open until two seeds of labels alone, while their lead may be zero and may be one that counts.
+    """
+    weak, scratch = weak_slice(case), case.controls.get("scratch")
+    if weak is None or scratch is None or len(scratch.seeds) < LEAST_SEEDS:
+        return weak
+    leads = [lead for lead, arm in _leads(case) if arm is scratch and lead.group == weak.group]
+    return weak if any(not lead.low > 0 and lead.high >= _lead(case) for lead in leads) else None
+
+
 def _arms_ahead(case: Case) -> Iterator[tuple[Measurement, ControlRun]]:
-    """Control minus teacher on each declared slice where that lies above zero, corrected for all pairs."""
-    arms = _arms(case)
-    slices = [
-        (f"{name}={value}", rows)
+    """Controls that lead the teacher on a declared slice by what counts, and beyond zero."""
+    for lead, arm in _leads(case):
+        if lead.low > 0 and lead.value >= _lead(case):
+            yield lead, arm
+
+
+def _leads(case: Case) -> Iterator[tuple[Measurement, ControlRun]]:
+    """Control minus teacher on each declared slice, corrected for all pairs."""
+    arms, slices = _arms(case), _declared(case)
+    level = bonferroni_level(LEVEL, len(arms) * len(slices))
+    for group, rows in slices.items():
+        groups = None if case.groups is None else np.asarray(case.groups)[rows]
+        for arm in arms:
+            interval = paired((arm.contributions - case.teacher)[:, rows], level, groups)
+            name = f"{arm.name} minus teacher"
+            yield measured(name, "student", SPLIT, interval, unit=case.unit, group=group), arm
+
+
+def _declared(case: Case) -> dict[str, np.ndarray]:
+    """Declared slices by name, and their rows."""
+    return {
+        f"{name}={value}": rows
         for name, column in case.slices.items()
         if len(values := np.unique(column)) <= MOST_VALUES
         for value in values
         if (rows := np.flatnonzero(column == value)).size >= LEAST_ROWS
-    ]
-    level = bonferroni_level(LEVEL, len(arms) * len(slices))
-    for group, rows in slices:
-        groups = None if case.groups is None else np.asarray(case.groups)[rows]
-        for arm in arms:
-            interval = paired((arm.contributions - case.teacher)[:, rows], level, groups)
-            if interval.low > 0 and interval.value >= _lead(case):
-                name = f"{arm.name} minus teacher"
-                yield (
-                    measured(name, "student", SPLIT, interval, unit=case.unit, group=group),
-                    arm,
-                )
+    }
 
 
 def _lead(case: Case) -> float:

@@ -183,9 +183,10 @@ class Controls:
         )
 
     def _bases(self, names: Sequence[str]) -> list[str]:
-        """The student's own recipe, to two seeds; where it is not asked for, what is."""
-        bases = [SAME] if SAME in names else names
-        return [name for name in bases if self._tried.get(name, 0) < LEAST_SEEDS]
+        """The student's own recipe, to two seeds; where it is not asked for, what is, as long as it is."""
+        if SAME in names:
+            return [SAME] if self._tried.get(SAME, 0) < LEAST_SEEDS else []
+        return [name for name in names if self._tried.get(name, 0) < MAX_SEEDS]
 
     def _suspects(self, case: Case, names: Sequence[str]) -> list[str]:
         """What would explain most of the gap if its first seeds tell the truth.

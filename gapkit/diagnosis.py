@@ -9,11 +9,11 @@ from typing import Any
 from gapkit.case import EXCESS, SPLIT, Case
 from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
 from gapkit.causes_scores import fine_elsewhere, hides_most
-from gapkit.causes_teacher import memorized_labels, weak_slice
+from gapkit.causes_teacher import memorized_labels, open_slice
 from gapkit.confidence import EVEN
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
 from gapkit.knowledge import Knowledge
-from gapkit.measurement import Measurement, Measurements
+from gapkit.measurement import Measurements
 from gapkit.questions import own_recovers
 from gapkit.waterfall import build_waterfall
 
@@ -107,17 +107,11 @@ def _leads(case: Case, finding: Finding) -> bool:
     made the gap made it there too. No gap is one only where no declared slice is left open on which
     the teacher is weak.
     """
-    if finding.cause == "no_gap" and _open_slice(case) is not None:
+    if finding.cause == "no_gap" and open_slice(case) is not None:
         return False
     if finding.cause == "false_success" and not case.controls:
         return no_gap(case) is not None or fine_elsewhere(case)
     return finding.points.low > 0 or finding.probability > EVEN
-
-
-def _open_slice(case: Case) -> Measurement | None:
-    """The declared slice on which the teacher is weak, while no control on labels alone was held against it."""
-    scratch = case.controls.get("scratch")
-    return weak_slice(case) if scratch is None or len(scratch.seeds) < LEAST_SEEDS else None
 
 
 HIDDEN = ("harness_fault", "false_success", "scheme_mismatch")  # what an average can hide
@@ -177,7 +171,7 @@ def undetermined(case: Case) -> Finding:
 
 def _undecided(case: Case) -> Evidence:
     """What is not decided: the teacher's own slice where there is no gap, else the gap."""
-    gap, weak = case.gap, _open_slice(case)
+    gap, weak = case.gap, open_slice(case)
     if no_gap(case) is None or weak is None:
         text = (
             f"The gap is {case.say.difference_of(gap)}; no cause explains a share of it whose interval "
@@ -194,7 +188,7 @@ def _undecided(case: Case) -> Evidence:
 
 def _would_decide(case: Case) -> str:
     """The control runs that would decide."""
-    if no_gap(case) is not None and _open_slice(case) is not None:
+    if no_gap(case) is not None and open_slice(case) is not None:
         return f"labels alone with at least {LEAST_SEEDS} seeds: diagnose(controls=True)"
     if not case.controls:
         return (

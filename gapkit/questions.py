@@ -8,7 +8,7 @@ from gapkit.case import Case
 from gapkit.causes_controls import beyond_one_run
 from gapkit.causes_harness import harness_fault
 from gapkit.causes_scores import false_success, hides_most, no_gap
-from gapkit.causes_teacher import weak_slice
+from gapkit.causes_teacher import open_slice
 from gapkit.confidence import LEAST_SEEDS
 from gapkit.gap import HALF, LIKE_TEACHER, RATE, ControlRun
 from gapkit.measurement import Measurement
@@ -24,15 +24,15 @@ def asked(case: Case, names: Sequence[str]) -> list[str]:
     """Of those controls the ones that can still name a cause.
 
     None where teacher and data do not fit; labels alone where there is no gap and the teacher is weak
-    on a slice. Where a slice holds most of the gap, the student's own recipe alone as long as it closes
-    half of it: then the study's data and recipe serve the slice, and the user's training did not.
-    What the student did not learn of train asks for length, rate, size and architecture; what it loses
-    off train for more samples.
+    on a slice, until it is clear whether they do better there. Where a slice holds most of the gap, the
+    student's own recipe alone as long as it closes half of it: then the study's data and recipe serve
+    the slice, and the user's training did not. What the student did not learn of train asks for length,
+    rate, size and architecture; what it loses off train for more samples.
     """
     if harness_fault(case) is not None:
         return []
     if no_gap(case) is not None:
-        return [name for name in names if name == "scratch" and weak_slice(case)]
+        return [name for name in names if name == "scratch" and open_slice(case)]
     slice_found = false_success(case)
     if (
         slice_found is not None

@@ -70,7 +70,7 @@ def test_nothing_is_asked_without_a_gap():
 
 def test_labels_alone_are_asked_where_the_teacher_is_weak_on_a_declared_slice():
     def told(group, high, slices=("camera",), student=0.9):
-        values = np.zeros(N, dtype=int)
+        values = np.where(np.arange(N) < 0.9 * N, 0, 2)
         declared = {name: values for name in slices}
         return asked(case(student=student, values=[teacher_on(group, high)], slices=declared), ALL)
 
