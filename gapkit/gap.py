@@ -171,5 +171,17 @@ class Gap(Record):
     spent: float = 0.0
     notes: tuple[str, ...] = ()
 
+    @property
+    def open_slice(self) -> str:
+        """The slice on which nothing decides yet whether the teacher is the best source; "" where there is none.
+
+        Student and teacher are level then, and the teacher itself is weak there.
+        """
+        level = any(finding.cause == "no_gap" for finding in self.findings)
+        first = self.findings[0]
+        return (
+            first.evidence[0].measurement.group if first.cause == "undetermined" and level else ""
+        )
+
     def __str__(self) -> str:
         return f"{self.study}: {self.cause}. {self.verdict}"

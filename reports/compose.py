@@ -107,6 +107,8 @@ def _title(results: Results) -> str:
         return f"{results.study}: student and teacher compared"
     if results.gap.cause == "no_gap":
         return f"{results.study}: the student equals its teacher"
+    if results.gap.open_slice:
+        return f"{results.study}: student and teacher are level, and one slice is open"
     return f"Why {results.study} falls short of its teacher" + (
         ", and what was done" if results.outcome else ""
     )

@@ -38,6 +38,8 @@ def _why(gap: Gap | None) -> str:
         return "; why has not been diagnosed yet"
     if gap.cause == "no_gap":
         return ""
+    if gap.open_slice:
+        return f"; the teacher is weak on {gap.open_slice}, and whether labels know better there is open"
     if gap.cause == "undetermined":
         return "; the evidence does not decide why"
     return f", chiefly for {words(gap.cause)} ({MEANINGS[gap.cause]})"
@@ -78,7 +80,7 @@ def _verbs(results: Results, say: Wording) -> Iterator[Next]:
             gain="names the cause",
             price="8 student trainings at most",
         )
-    elif plan is None and gap.cause != "no_gap":
+    elif plan is None and gap.cause != "no_gap" and not gap.open_slice:
         yield Next(
             do="Plan what would close it: gapkit plan",
             gain="a priced plan",
@@ -101,16 +103,22 @@ def _remedies(results: Results, say: Wording) -> Iterator[Next]:
     left = [
         item
         for item in gap.findings
-        if item.remedy.text and (item.remedy.size or item.cause not in answered)
+        if item.remedy.text
+        and (item.remedy.size or item.cause not in answered)
+        and not (gap.open_slice and item.cause == "no_gap")
     ]
     for item in sorted(left, key=_worth):
-        unknown = math.isnan(item.points.value)
-        gain = (
-            "not measured"
-            if unknown
-            else f"{say.difference(item.points.value)} {say.bounds(item.points, signed=True)}, {item.points.split}"
+        yield Next(
+            do=sentence(item.remedy.text), gain=_gain(item, gap, say), price=_price(item, gap)
         )
-        yield Next(do=sentence(item.remedy.text), gain=gain, price=_price(item, gap))
+
+
+def _gain(item: Finding, gap: Gap, say: Wording) -> str:
+    if gap.open_slice and item.cause == "undetermined":
+        return "a decision"
+    if math.isnan(item.points.value):
+        return "not measured"
+    return f"{say.difference(item.points.value)} {say.bounds(item.points, signed=True)}, {item.points.split}"
 
 
 def _worth(item: Finding) -> float:

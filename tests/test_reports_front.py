@@ -53,6 +53,25 @@ def test_level_models_are_called_level_and_a_student_ahead_is_above():
     assert "above its teacher" in ahead.headline
 
 
+def test_level_models_with_an_open_slice_ask_for_what_decides_it_and_not_for_a_plan():
+    found = made.gap()
+    first = found.findings[0]
+    weak = first.evidence[0].measurement.with_(group="camera=2")
+    asked = first.with_(
+        cause="undetermined",
+        evidence=(first.evidence[0].with_(measurement=weak),),
+        remedy=Remedy(text="Run labels alone."),
+    )
+    level = first.with_(cause="no_gap", remedy=Remedy(text="Nothing to close."))
+    gap = found.with_(cause="undetermined", findings=(asked, level))
+    report = front(gap=gap, plan=None, outcome=None)
+    assert report.title == "digits: student and teacher are level, and one slice is open"
+    assert "; the teacher is weak on camera=2, and whether labels know better there is open." in (
+        report.headline
+    )
+    assert [(step.do, step.gain) for step in report.next] == [("Run labels alone.", "a decision")]
+
+
 def test_what_next_is_the_next_verb_with_gain_and_price():
     undone = front(gap=None, plan=None, outcome=None).next
     assert [step.do for step in undone] == ["Diagnose why: gapkit diagnose"]
