@@ -227,10 +227,11 @@ def weak_slice(case: Case) -> Measurement | None:
     A student that is level with it there may be held back by it: labels alone would tell.
     """
     average = case.measurements.get(case.score_name, of="teacher", split=SPLIT).value
+    declared = _declared(case)
     weak = [
         item
         for item in case.measurements.find(case.score_name, of="teacher", split=SPLIT)
-        if item.group in _declared(case) and item.high < SUCCESS * average
+        if item.group in declared and item.high < SUCCESS * average
     ]
     return min(weak, key=lambda item: item.value, default=None)
 
