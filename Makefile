@@ -9,9 +9,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/gapkit demo
 
-# Everything, the slow tests too.
+# Everything, the slow tests too, a process for each core.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ bench: $(READY)
 planted: $(READY)
 	$(BIN)/python benchmarks/planted/run.py --half report
 	$(BIN)/python benchmarks/planted/run.py --half report --no-controls
-	$(BIN)/python benchmarks/planted/tables.py runs/planted/report-budget-8.jsonl runs/planted/report-no-controls.jsonl
+	$(BIN)/python benchmarks/planted/tables.py runs/planted/report-budget-12.jsonl runs/planted/report-no-controls.jsonl
 
 # What the planner is worth beside other searches, on simulated and recorded worlds; half an hour; it resumes.
 planner: $(READY)
