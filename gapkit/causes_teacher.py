@@ -224,14 +224,15 @@ def _beaten_on_a_slice(case: Case) -> Finding | None:
 def weak_slice(case: Case) -> Measurement | None:
     """The declared slice on which the teacher surely stays below nine tenths of its average, the weakest; or None.
 
-    A student that is level with it there may be held back by it: labels alone would tell.
+    A student that is level with it there may be held back by it: labels alone would tell. None too where
+    the average is not above 0, of which no share means anything.
     """
     average = case.measurements.get(case.score_name, of="teacher", split=SPLIT).value
     declared = _declared(case)
     weak = [
         item
         for item in case.measurements.find(case.score_name, of="teacher", split=SPLIT)
-        if item.group in declared and item.high < SUCCESS * average
+        if item.group in declared and item.high < SUCCESS * average and average > 0
     ]
     return min(weak, key=lambda item: item.value, default=None)
 

@@ -21,6 +21,7 @@ from gapkit.causes import (
     undertrained,
     uniform_transfer,
 )
+from gapkit.causes_teacher import weak_slice
 from gapkit.confidence import EVEN, NO_CONTROL
 from gapkit.diagnosis import diagnose, find_causes
 from gapkit.gap import LIKE_TEACHER, VIEW, ControlRun
@@ -366,6 +367,18 @@ def test_uniform_transfer_by_controls_just_short():
 
 
 # scheme_mismatch
+
+
+def test_no_slice_is_weak_beside_an_average_that_is_not_above_zero():
+    below = measurements(hits(0.9) - 2, hits(0.9) - 2)  # such as a log-likelihood
+    interval = Interval(-1.4, -1.5, -1.3, 0.05, 50)
+    slice_score = measured("accuracy", "teacher", "validation", interval, group="camera=2")
+    columns = {"camera": np.where(np.arange(400) < 350, 0, 2)}
+    found = Case(below.with_(values=(*below.values, slice_score)), slices=columns)
+    assert weak_slice(found) is None
+    above = measurements(hits(0.9) + 2, hits(0.9) + 2)
+    high = slice_score.with_(value=2.5, low=2.4, high=2.6)
+    assert weak_slice(Case(above.with_(values=(*above.values, high)), slices=columns)) == high
 
 
 def test_a_control_that_beats_the_teacher():
