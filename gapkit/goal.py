@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from gapkit.answers import predict
 from gapkit.errors import unknown
+from gapkit.history import TrialRow
 from gapkit.outcome import Training
 from gapkit.planner import Trial
 from gapkit.probes.relation import distance_structure
@@ -56,6 +57,17 @@ class Goal:
             positions=positions,
         )
         return self._alike(outputs)
+
+    def reached(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Trials told by their score, by what they reached of this goal; those whose training is gone are left out."""
+        if self.name == "score":
+            return list(rows)
+        found = []
+        for row in rows:
+            training = self.trainings.done(row.path, row.recipe, row.seed, row.fraction)
+            if training is not None:
+                found.append(row.with_(score=self.of(training)))
+        return found
 
     @property
     def of_teacher(self) -> float:

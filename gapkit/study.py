@@ -7,8 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import cached_property
-from numbers import Real
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from torch import nn
 
 from gapkit import losses
 from gapkit.answers import predict
+from gapkit.arguments import check_arguments, check_budget, device_of
 from gapkit.case import Case
 from gapkit.choice import choose_knowledge
-from gapkit.controls import Control, Controls, standard_controls
 from gapkit.crew import Crew
 from gapkit.data import Data
 from gapkit.diagnosis import diagnose
@@ -29,11 +28,12 @@ from gapkit.errors import InputError, unknown
 from gapkit.execution import Execution
 from gapkit.exhibits import Exhibits, exhibit
 from gapkit.family import Family, Size, count_parameters
-from gapkit.gap import ALIKE, LIKE_TEACHER, RATE, ControlRun, Gap
+from gapkit.gap import Gap
 from gapkit.gates import check_gates
 from gapkit.goal import GOALS, Goal, Pupil
 from gapkit.grounds import Gate, Grounds
 from gapkit.history import History, TrialRow, control_rows
+from gapkit.inquiry import Inquiry
 from gapkit.knowledge import MENUS, Knowledge
 from gapkit.limits import Limits
 from gapkit.measurement import Measurements
@@ -42,16 +42,16 @@ from gapkit.objective import refusal
 from gapkit.outcome import Outcome, StageResult, Training
 from gapkit.plans import Plan
 from gapkit.preflight import preflight
-from gapkit.prices import Prices, measure_prices
-from gapkit.probes.recorder import check_reduce
+from gapkit.prices import Prices
+from gapkit.pricing import Pricing
 from gapkit.recipe import Recipe
 from gapkit.record import Record
-from gapkit.remedies import Workshop, with_stages
+from gapkit.remedies import with_stages
 from gapkit.runs import Run, write
 from gapkit.search import FRACTIONS, plan
 from gapkit.task import Task
 from gapkit.trainings import Trainings
-from gapkit.variants import best_checkpoint, offered, price_of_rates, varied
+from gapkit.variants import Variants, best_checkpoint
 from gapkit.ways import Way
 from gapkit.weights import hash_state, hash_weights, on_device, read_state
 from gapkit.wording import Wording
@@ -111,41 +111,12 @@ class Study:
         seed: int = 0,
         out: str | Path | None = None,
     ) -> None:
-        wanted = {"data": (data, Data), "family": (family, Family), "recipe": (recipe, Recipe)}
-        wrong = [
-            f"{key} a gapkit.{kind.__name__} but got {type(value).__name__}"
-            for key, (value, kind) in wanted.items()
-            if not isinstance(value, kind)
-        ]
-        if not isinstance(task, Task):
-            wrong.append(
-                f"task a task such as gapkit.Classification() but got {type(task).__name__}"
-            )
-        for key, model in (("teacher", teacher), ("student", student)):
-            if model is not None and not isinstance(model, nn.Module):
-                wrong.append(f"{key} a trained nn.Module or None but got {type(model).__name__}")
-        if not name or not isinstance(name, str) or "/" in name or name.startswith("."):
-            wrong.append(f"name a word that can name a folder but got {name!r}")
-        if not wrong and teacher is None and family.teacher is None:
-            wrong.append("a teacher, or a family with a teacher size to train, but got neither")
-        if not isinstance(seed, int) or not 0 <= seed < 2**32:
-            wrong.append(f"seed an integer from 0 to 2**32 - 1 but got {seed!r}")
-        if teacher_score is not None and not _finite(teacher_score):
-            wrong.append(f"teacher_score a finite number or None but got {teacher_score!r}")
-        if isinstance(layers, str):
-            wrong.append(f"layers a list of names or globs but got the string {layers!r}")
-        try:
-            check_reduce(reduce)
-        except InputError as error:
-            wrong.append(str(error).removeprefix("Expected "))
-        try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except (RuntimeError, TypeError):
-            wrong.append(
-                f"device one that torch knows, such as 'cpu' or 'cuda:0', but got {device!r}"
-            )
-        if wrong:
-            raise InputError(f"Expected {'; expected '.join(wrong)}")
+        check_arguments(
+            name=name, task=task, data=data, family=family, recipe=recipe, teacher=teacher,
+            student=student, teacher_score=teacher_score, layers=layers, reduce=reduce,
+            device=device, seed=seed,
+        )  # fmt: skip
+        self.device = device_of(device)
         self.name, self.task, self.data, self.family = name, task, data, family
         self.recipe, self.layers, self.reduce, self.seed = recipe, layers, reduce, seed
         self.student_history = tuple(student_history or ())
@@ -219,7 +190,7 @@ class Study:
         for position, state in enumerate(self._states):
             trainings.lend(f"checkpoint:{position}", self._earlier(teacher, state, position))
         trainings.tick = None
-        trainings.variant = self.variant
+        trainings.variant = lambda name: self._variants(name)
         return trainings
 
     def check(self) -> None:
@@ -319,7 +290,7 @@ class Study:
 
     def diagnose(self, controls: bool = True, budget: float = 8) -> Gap:
         """Name the cause; with controls, trainings for up to `budget` student trainings tell causes apart."""
-        _check_budget(budget)
+        check_budget(budget)
         if controls:
             self._check_trains()
         measurements = self.measure()
@@ -331,8 +302,12 @@ class Study:
         found = self.run.load("gap", Gap, request)
         if found is not None:
             return found
-        runner = self._controls(measurements, budget) if controls else None
-        runs = () if runner is None else tuple(map(self._with_rate, runner.run()))
+        inquiry = Inquiry(
+            self.trainings, self._variants, self._pricing, partial(self._train_heard, "diagnose")
+        )
+        case = Case(measurements, **self._circumstances())
+        runner = inquiry.controls(case, budget, self.seed) if controls else None
+        runs = () if runner is None else tuple(map(inquiry.with_rate, runner.run()))
         gap = diagnose(
             measurements,
             runs,
@@ -343,7 +318,7 @@ class Study:
             **self._circumstances(),
         )
         gap = gap.with_(
-            findings=tuple(with_stages(item, self._workshop()) for item in gap.findings)
+            findings=tuple(with_stages(item, inquiry.workshop) for item in gap.findings)
         )
         self.run.save("gap", gap, request)
         return gap
@@ -365,21 +340,6 @@ class Study:
         """As one of several processes but the first: train along with it until it is done."""
         self.trainings.follow()
 
-    def _with_rate(self, run: ControlRun) -> ControlRun:
-        if run.altered != RATE:
-            return run
-        return run.with_(rate=self.variant(RATE).recipe.lr / self.recipe.lr)
-
-    def _workshop(self) -> Workshop:
-        checkpoints = self.trainings.n_checkpoints
-        return Workshop(
-            self.family,
-            self.recipe,
-            self.recipe_name,
-            self.knowledge,
-            best_checkpoint(self.trainings) if checkpoints else "",
-        )
-
     def _circumstances(self) -> dict[str, Any]:
         """What a diagnosis knows of the study beside what was measured."""
         return {
@@ -393,62 +353,18 @@ class Study:
             "slices": self.data.slices("validation"),
         }
 
-    def _controls(self, measurements: Measurements, budget: float) -> Controls:
-        def train(control: Control, seed: int) -> Training:
-            trainings = self.variant(control.altered) if control.altered else self.trainings
-            trainings.tick = self.trainings.tick
-            return trainings.arm(control.path, control.recipe, seed, control.fraction)
-
-        return Controls(
-            standard_controls(
-                self.family, self.recipe_name, self.knowledge, offered(self.trainings)
-            ),
-            train,
-            self._control_price,
-            budget,
-            Case(measurements, **self._circumstances()),
-            first_seed=self.seed,
-            heard=lambda spent, total, what: self._train_heard("diagnose", spent, total, what),
-        )
-
-    def variant(self, name: str) -> Trainings:
-        """The study's trainings with that one thing altered (gapkit.variants)."""
-        if name not in self._variants:
-            self._variants[name] = varied(self.trainings, name)
-        return self._variants[name]
+    @cached_property
+    def _variants(self) -> Variants:
+        return Variants(self.trainings)
 
     @cached_property
-    def _variants(self) -> dict[str, Trainings]:
-        return {}
+    def _pricing(self) -> Pricing:
+        return Pricing(self.trainings, self._variants)
 
-    def _control_price(self, control: Control, seed: int) -> float:
-        """What a control would cost now; altered trainings as what they alter, a stranger by its own clock."""
-        arm = control.path, control.recipe, seed, control.fraction
-        if not control.altered:
-            return self._price(*arm)
-        rates = price_of_rates(self.trainings) if control.altered == RATE else 0.0
-        if rates:  # which rate it is takes short trainings first
-            return self.prices.trainings(control.path[-1], control.fraction) + rates
-        if self.variant(control.altered).done(*arm) is not None:
-            return 0.0
-        if control.altered == LIKE_TEACHER:
-            return self._price_like_teacher * control.fraction
-        return self.prices.trainings(control.path[-1], control.fraction)
-
-    @cached_property
-    def _price_like_teacher(self) -> float:
-        """Student trainings that a full training of the teacher's architecture costs."""
-        found = self.run.load("prices_like_teacher", Prices)
-        if found is None:
-            family = self.variant(LIKE_TEACHER).family
-            found = measure_prices(
-                self.task, self.data, family, self.recipe, self.teacher, str(self.device)
-            )
-            self.run.save("prices_like_teacher", found)
-        theirs, unit = found.of(ALIKE), self.prices.of(self.family.student)
-        if unit.unit_from == "seconds" and unit.seconds > 0:
-            return theirs.seconds / unit.seconds
-        return theirs.flops / unit.flops if unit.flops > 0 else 1.0
+    @property
+    def prices(self) -> Prices:
+        """Measured once, kept in the run folder: the unit of every budget."""
+        return self._pricing.prices
 
     def _notes(self) -> list[str]:
         """What a reader of the diagnosis must know about the models that were given."""
@@ -465,25 +381,6 @@ class Study:
             and size is not None
             and count_parameters(model) != self.family.parameters(size)
         ]
-
-    def _price(self, path: tuple[Size, ...], recipe: str, seed: int, fraction: float) -> float:
-        """What an arm would cost now: nothing when it is there, its missing prefix with it else."""
-        if self.trainings.done(path, recipe, seed, fraction) is not None:
-            return 0.0
-        cost = self.prices.trainings(path[-1], fraction)
-        return cost + (self._price(path[:-1], recipe, seed, fraction) if len(path) > 2 else 0.0)
-
-    @cached_property
-    def prices(self) -> Prices:
-        """Measured once, kept in the run folder: the unit of every budget."""
-        teacher = self.teacher
-        found = self.run.load("prices", Prices)
-        if found is None:
-            found = measure_prices(
-                self.task, self.data, self.family, self.recipe, teacher, str(self.device)
-            )
-            self.run.save("prices", found)
-        return found
 
     def plan(
         self,
@@ -511,7 +408,7 @@ class Study:
         """
         if objective not in GOALS:
             raise unknown("objective", objective, GOALS)
-        _check_budget(budget)
+        check_budget(budget)
         self._check_trains()
         self.measure()
         gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
@@ -564,7 +461,7 @@ class Study:
         goal = Goal(objective, self.trainings)
         ways = self._ways(gap, budget, {row.recipe for row in known})
         self.trainings.ways |= ways
-        controls = self._reached(control_rows(gap.controls), goal)
+        controls = goal.reached(control_rows(gap.controls))
         proposal, history = plan(
             Pupil(self.trainings, objective),
             study=self.name,
@@ -603,17 +500,6 @@ class Study:
             earlier=best_checkpoint(trainings) if trainings.n_checkpoints else "",
             n_earlier=trainings.n_checkpoints,
         )
-
-    def _reached(self, rows: Sequence[TrialRow], goal: Goal) -> list[TrialRow]:
-        """Controls by what they reached of a goal; those whose training is not there any more are left out."""
-        if goal.name == "score":
-            return list(rows)
-        found = []
-        for row in rows:
-            training = self.trainings.done(row.path, row.recipe, row.seed, row.fraction)
-            if training is not None:
-                found.append(row.with_(score=goal.of(training)))
-        return found
 
     @property
     def _path_sizes(self) -> tuple[Size, ...]:
@@ -802,15 +688,6 @@ def registered(fn: Callable[..., Any]) -> str:
     if name not in losses.names():
         losses.register(name, fn)
     return name
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
-
-
-def _check_budget(budget: Any) -> None:
-    if not _finite(budget) or budget < 0:
-        raise InputError(f"Expected a budget of 0 or more student trainings but got {budget!r}")
 
 
 def _digest(record: Record) -> str:

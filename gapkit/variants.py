@@ -52,6 +52,19 @@ def _takes_the_teachers_view(trainings: Trainings) -> bool:
     return True
 
 
+class Variants:
+    """A study's trainings with one thing altered, each made once, when first asked for by name."""
+
+    def __init__(self, trainings: Trainings) -> None:
+        self.trainings = trainings
+        self._made: dict[str, Trainings] = {}
+
+    def __call__(self, name: str) -> Trainings:
+        if name not in self._made:
+            self._made[name] = varied(self.trainings, name)
+        return self._made[name]
+
+
 def varied(trainings: Trainings, name: str) -> Trainings:
     """Those trainings with that one thing altered; they share the run folder under keys of their own.
 
