@@ -71,8 +71,11 @@ AT_THIS_SIZE = tuple(cause for cause in CAUSES if cause not in (false_success, c
 def explains_most(case: Case) -> bool:
     """Whether a control has shown that half of the gap or more comes back at the student's own size.
 
-    Shares of a gap add up: no other cause can then come before that one by more than noise.
+    Shares of a gap add up: no other cause can then come before that one by more than noise. Nothing explains
+    a gap that is not there.
     """
+    if not case.gap.value > 0:
+        return False
     findings = (cause(case) for cause in AT_THIS_SIZE)
     return any(
         item.points.low > 0

@@ -22,6 +22,7 @@ from gapkit.causes import (
     no_gap,
     optimization,
     pipeline_fault,
+    scheme_mismatch,
     teacher_gap,
     undertrained,
 )
@@ -608,6 +609,9 @@ def test_explains_most_at_half_of_the_gap_by_a_control():
     assert not explains_most(case(**LOSES))
     assert coverage(case(**LOSES)).points.value > 0.1
     assert not explains_most(case())
+    ahead = case(teacher=0.6, student=0.7)  # another source is better, but of no gap a share
+    assert scheme_mismatch(ahead).probability > NO_CONTROL
+    assert not explains_most(ahead)
 
 
 @pytest.mark.parametrize("n, most", [(26, True), (24, False)])
