@@ -16,6 +16,8 @@ LEARNING_CURVE = 0.5
 """Exponent of the power law by which longer training pays (Viering & Loog 2021, arXiv 2103.10948)."""
 STRAIGHT = 0.3
 """Share of patience's variance that goes straight up with the logarithm of the fraction instead."""
+SEED_RATIO = (0.02, 20.0)
+"""Least and most of the variance that a seed shares among all arms by that of an arm's own noise."""
 N_POINTS = 256
 N_PARTS = 9
 
@@ -102,7 +104,8 @@ class Grid:
 
     Attributes:
         variances: (g, 9) of the components, in units of one run's variance.
-        shares: (g,) of one run's variance that a seed shares among all arms.
+        shares: (g,) of one run's variance that a seed shares among all arms; that part by the
+            arm's own is log-uniform over SEED_RATIO, for runs of one seed cannot tell it.
         effects: (g, 2) standard deviations of recipes and of assistants, in units of one run's.
     """
 
@@ -114,14 +117,16 @@ class Grid:
     def spread(cls, n: int) -> Grid:
         """n points, a power of 2; every variance is log-uniform over one to two powers of ten or more."""
         u = qmc.Sobol(7, scramble=False).random(n) + 0.5 / n
-        recipe, assistant = 2.0 ** (-3.0 + 6.0 * u[:, 0]), 2.0 ** (-5.0 + 7.0 * u[:, 1])
+        recipe, assistant = 2.0 ** (-3.0 + 6.0 * u[:, 0]), 2.0 ** (-5.0 + 8.0 * u[:, 1])
         r, a, p = recipe**2, assistant**2, 4.0 ** (-2.0 + 5.0 * u[:, 4])
         mixed, path = 2.0 ** (-3.0 + 4.0 * u[:, 2]) * a, 2.0 ** (-4.5 + 4.0 * u[:, 5]) * a
         own = 2.0 ** (-6.5 + 4.5 * u[:, 6]) * p
         parts = [r, a, mixed, 0.15 * a, path, p, own + 0.01 * r]
         parts += [own + 0.05 * a, 0.5 * own + 0.01 * (a + r)]
-        share = np.maximum(0.0, 1.15 * u[:, 3] - 0.2)
-        return cls(np.stack(parts, axis=1), share, np.stack([recipe, assistant], axis=1))
+        common = SEED_RATIO[0] * (SEED_RATIO[1] / SEED_RATIO[0]) ** u[:, 3]
+        return cls(
+            np.stack(parts, axis=1), common / (1.0 + common), np.stack([recipe, assistant], axis=1)
+        )
 
 
 GRID = Grid.spread(N_POINTS)

@@ -14,9 +14,11 @@ from gapkit.forecast import Forecast
 from gapkit.lookahead import odds
 from gapkit.plans import Alternative, Predicted
 
-TIE = 0.1
-SURE = 0.75
-"""Probability of beating the best single hop below which no chain is chosen."""
+TIE = 0.05
+"""Arms are equal whose expected scores differ by less than this share of a run's noise."""
+SURE, EDGE = 0.75, 0.25
+"""No chain is chosen that beats the best single hop with a lower probability, or is expected to by a
+smaller share of a run's noise."""
 N_SHOWN = 12
 
 
@@ -95,14 +97,16 @@ class Decision:
         )
 
     def _best(self) -> int:
-        """Of the arms within a tenth of a run's noise of the best expected score, the cheapest.
+        """Of the arms within a little of the best expected score, the cheapest.
 
-        A chain counts only where it is likely to beat the best single hop.
+        A chain counts only where it is likely to beat the best single hop, and by more than a trifle.
         """
         mean = self.mean.copy()
         if self.rival is not None:
             chains = np.array([arm.n_assistants > 0 for arm in self.arms])
-            mean[chains & (odds(self.forecast.belief(self.arms), self.rival) < SURE)] = -np.inf
+            unsure = odds(self.forecast.belief(self.arms), self.rival) < SURE
+            trifle = mean - mean[self.rival] < EDGE * self.forecast.run_sd
+            mean[chains & (unsure | trifle)] = -np.inf
         near = np.flatnonzero(mean >= mean.max() - TIE * self.forecast.run_sd)
         return int(
             min(

@@ -25,6 +25,8 @@ SCREEN_POINTS = 4
 REPLICATES = (1, 2, 4, 8)
 SINGLES_SHARE, OPENING_SHARE, FIRST_CHAINS = 0.5, 0.6, 3
 """Of the budget: above it single hops are only looked at; below it three chains are sure of a run."""
+OTHER_SEED = 3
+"""One single hop in that many begins with seed 1 in place of 0; the others stay paired."""
 EXPLORING = 0.7
 """Share of the budget in which a trial is worth what knowing its arm would be, not what that trial tells."""
 CONFIRM = ((0.3, 2), (0.15, 3))
@@ -34,13 +36,14 @@ CONFIRM = ((0.3, 2), (0.15, 3))
 class Planner:
     """Chooses trainings one by one (`ask`), learns their scores (`tell`) and names a path (`choose`).
 
-    Single-hop recipes and scratch come first, then three chains of one assistant, spread over the sizes,
-    while the budget lasts. From there each step weighs, for every arm that can still be paid for, how much
-    better the final choice is expected to become per student training spent: first by knowing the arm,
-    later by the runs that can be paid for (knowledge gradient with repeats, Frazier & Powell 2010, under
-    gapkit.forecast's belief). A chain is asked hop by hop, prefix
-    first, and only begun when the budget covers its end. It is chosen only where it is likely to beat the
-    best single hop.
+    Single-hop recipes and scratch come first, then chains of one assistant, spread over the sizes: one
+    wherever the budget covers it, up to three while the budget lasts. Every third single hop begins with
+    a second seed: under one seed alone, what a seed adds to every arm stays unseen. From there each step
+    weighs, for every arm that can still be paid for, how much better the final choice is expected to
+    become per student training spent: first by knowing the arm, later by the runs that can be paid for
+    (knowledge gradient with repeats, Frazier & Powell 2010, under gapkit.forecast's belief). A chain is
+    asked hop by hop, prefix first, and only begun when the budget covers its end. It is chosen only where
+    it is likely to beat the best single hop, and by more than a trifle.
 
     Args:
         sizes: 2 to 20 different labels, teacher first, student last.
@@ -271,12 +274,12 @@ class Planner:
         return rest
 
     def _first_chains(self) -> list[Arm]:
-        """Chains by the recipe that leads in a single hop, while few were run and most is unspent."""
+        """Chains by the recipes that lead in a single hop: one, and more while most is unspent."""
         ended = [arm for arm in self._ledger.used if arm.path[-1] == self.student]
         single = [arm for arm in ended if len(arm.path) == 2 and self._ledger.n_runs(arm)]
         n_chains = sum(arm.n_assistants > 0 for arm in ended)
         late = self.spent >= OPENING_SHARE * self.budget
-        if not single or n_chains >= FIRST_CHAINS or late:
+        if not single or n_chains >= FIRST_CHAINS or (late and n_chains):
             return []
         mean, _ = self.forecast().screen(single)
         names = list(dict.fromkeys(single[i].recipe for i in np.argsort(-mean, kind="stable")))
@@ -330,5 +333,14 @@ class Planner:
 
     def _payable(self, arm: Arm) -> list[Trial]:
         """The trials of one more run of the arm; empty when they cannot be paid for."""
-        chain = self._ledger.missing(arm, self._ledger.next_seeds(arm, 1)[0])
+        chain = self._ledger.missing(arm, self._next_seed(arm))
         return chain if self._price(chain) <= self.remaining + 1e-9 else []
+
+    def _next_seed(self, arm: Arm) -> int:
+        """The smallest seed not used by the arm; every third single hop begins with 1."""
+        if arm.n_assistants == 0 and arm not in self._ledger.used:
+            beside = self._space.single_hops()
+            n = sum(a in self._ledger.used for a in beside if a.fraction == arm.fraction)
+            if n % OTHER_SEED == OTHER_SEED - 1:
+                return 1
+        return self._ledger.next_seeds(arm, 1)[0]

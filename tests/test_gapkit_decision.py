@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gapkit.arm import SCRATCH, Arm, Run
-from gapkit.decision import SURE, Decision
+from gapkit.decision import EDGE, SURE, Decision
 from gapkit.forecast import Forecast
 from gapkit.lookahead import odds
 from gapkit.search_space import SearchSpace
@@ -28,9 +28,23 @@ def test_a_chain_that_leads_by_less_than_its_doubt_is_not_chosen():
         found = decided({DIRECT: list(0.5 + noise), CHAIN: list(0.5 + lead - noise), ALONE: [0.3]})
         sure = odds(found.forecast.belief(found.arms), found.rival)[2]
         assert found.mean[2] > found.mean[0]
-        assert (found.arms[found.index] == CHAIN) == (sure >= SURE)
+        ahead = found.mean[2] - found.mean[0] >= EDGE * found.forecast.run_sd
+        assert (found.arms[found.index] == CHAIN) == (sure >= SURE and ahead)
         taken[lead] = found.arms[found.index]
     assert taken == {0.02: DIRECT, 0.15: CHAIN}
+
+
+def test_a_chain_sure_to_be_ahead_by_a_trifle_is_not_chosen():
+    """Paired runs of many seeds make a small lead sure; a share of a run's noise is asked for all the same."""
+    seeds = np.linspace(-0.1, 0.1, 16)
+    taken = {}
+    for lead in (0.004, 0.03):
+        found = decided({DIRECT: list(0.5 + seeds), CHAIN: list(0.5 + lead + seeds), ALONE: [0.3]})
+        assert odds(found.forecast.belief(found.arms), found.rival)[2] > SURE
+        ahead = found.mean[2] - found.mean[0] >= EDGE * found.forecast.run_sd
+        assert (found.arms[found.index] == CHAIN) == ahead
+        taken[lead] = found.arms[found.index]
+    assert taken == {0.004: DIRECT, 0.03: CHAIN}
 
 
 def test_without_a_single_hop_the_best_chain_is_chosen():

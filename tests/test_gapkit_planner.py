@@ -100,9 +100,31 @@ def test_the_contract_holds(budget, fractions, n_recipes):
 def test_every_single_hop_and_scratch_come_first():
     trials = search(make(), lambda t: 0.5)
     assert [(t.path, t.recipe, t.seed) for t in trials[:4]] == [
-        *(((48, 3), name, 0) for name in RECIPES),
+        *(((48, 3), name, seed) for name, seed in zip(RECIPES, (0, 0, 1))),
         ((3,), "scratch", 0),
     ]
+
+
+@pytest.mark.parametrize("told", [0, 1, 2])
+def test_every_third_single_hop_begins_with_another_seed(told):
+    recipes = [f"r{i}" for i in range(8)]
+    planner = make(recipes=recipes, budget=60)
+    for name in recipes[:told]:
+        planner.tell(Trial((48, 3), name, 0), 0.5)
+    begun: dict[str, int] = {}
+    for trial in search(planner, noisy(lambda t: 0.5)):
+        if len(trial.path) < 3 and trial.path[-1] == 3:
+            begun.setdefault(trial.recipe, trial.seed)
+    opened = [begun[name] for name in (*recipes[told:], "scratch")]
+    assert opened == [int((told + i) % 3 == 2) for i in range(9 - told)]
+
+
+@pytest.mark.parametrize("n_recipes, budget", [(1, 4.5), (3, 6.5), (4, 7.5)])
+def test_a_chain_is_run_wherever_two_single_hops_leave_its_price(n_recipes, budget):
+    planner = make(recipes=[f"r{i}" for i in range(n_recipes)], budget=budget)
+    trials = search(planner, noisy(lambda t: 0.5))
+    assert any(len(trial.path) > 2 and trial.path[-1] == 3 for trial in trials)
+    check_contract(planner, trials)
 
 
 def test_scratch_may_be_the_only_recipe_and_two_sizes_are_enough():

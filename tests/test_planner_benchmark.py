@@ -6,6 +6,7 @@ import doctest
 import json
 import math
 import sys
+from concurrent.futures import Future
 from importlib import import_module
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def test_there_are_500_worlds_and_the_halves_are_disjoint_and_alike():
     assert len(worlds.KINDS) >= 6
     assert {kind for kind, _ in tune[: len(worlds.KINDS)]} == set(worlds.KINDS)
     assert all(worlds.simulated(*which).half == "tune" for which in tune[:9])
+    assert all(worlds.simulated(*which).half == "report" for which in report[:9])
+    assert min(number for _, number in report) > 1000 > max(number for _, number in tune)
 
 
 def test_worlds_span_what_they_should():
@@ -410,3 +413,38 @@ def test_searches_of_one_world_count_as_dependent():
     together = [line(f"w{n % 2}", regret=float(n % 2)) for n in range(40)]
     assert tables.mean(alone, lambda x: x["regret"]) == "0.50 [0.34, 0.66]"
     assert tables.mean(together, lambda x: x["regret"]).startswith("0.50 [-")
+
+
+def test_a_world_searched_more_often_counts_once():
+    lines = [line("a", regret=4.0, false_chain=True)] * 20 + [line("b", regret=0.0)]
+    assert tables.mean(lines, lambda x: x["regret"]).startswith("2.00 [")
+    assert tables.share(lines, lambda x: x["false_chain"]).startswith("50 % [")
+
+
+def test_the_first_worlds_are_searched_more_often(tmp_path, monkeypatch):
+    asked = {}
+
+    class Now:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, _, half, index, streams, *rest):
+            asked[index] = streams
+            done = Future()
+            done.set_result([line(str(index))])
+            return done
+
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Now)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        f"run --limit 3 --seeds 2 --deep 1 --deep-seeds 5 --results {tmp_path / 'x'}".split(),
+    )
+    run.main()
+    assert asked == {0: [0, 1, 2, 3, 4], 1: [0, 1], 2: [0, 1]}

@@ -1,7 +1,7 @@
 """Tables of the planner's searches from their result lines: `python benchmarks/planner/tables.py FILE ...`.
 
-Means stand with 95 % t intervals that take the searches of one world as dependent; shares with Wilson's,
-as if each world counted once, which is cautious. Regret is in points of a 0-100 scale.
+Every world counts once, however many searches it had: means stand with 95 % t intervals over worlds, shares
+with Wilson's for that many worlds. Regret is in points of a 0-100 scale.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def paying(lines: Iterable[Line]) -> list[Line]:
 
 
 def mean(lines: Sequence[Line], of: Callable[[Line], float]) -> str:
-    """A mean with its interval over worlds.
+    """The mean of worlds' means, with its interval over worlds.
 
     >>> mean([{"world": w, "x": x} for w, x in (("a", 1.0), ("b", 3.0))], lambda line: line["x"])
     '2.00 [-10.71, 14.71]'
     """
     if not lines:
         return "none"
-    found = mean_interval([of(line) for line in lines], groups=[line["world"] for line in lines])
+    found = mean_interval([np.mean(values) for values in _by_world(lines, of).values()])
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
@@ -50,15 +50,21 @@ def share(lines: Sequence[Line], of: Callable[[Line], float]) -> str:
     >>> share([{"world": n, "x": 1} for n in range(10)], lambda line: line["x"])
     '100 % [72, 100]'
     """
-    by_world: dict[str, list[float]] = {}
-    for line in lines:
-        by_world.setdefault(line["world"], []).append(float(of(line)))
+    by_world = _by_world(lines, of)
     if not by_world:
         return "none"
     hits = sum(float(np.mean(found)) for found in by_world.values())
     found = proportion_interval(min(hits, len(by_world)), len(by_world))
     low, value, high = (100 * bound for bound in (found.low, found.value, found.high))
     return f"{value:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def _by_world(lines: Iterable[Line], of: Callable[[Line], float]) -> dict[str, list[float]]:
+    """World -> a number of each of its searches."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        found.setdefault(line["world"], []).append(float(of(line)))
+    return found
 
 
 def headline(lines: Sequence[Line]) -> str:

@@ -28,6 +28,8 @@ from gapkit.planner import Trial
 
 HALVES = ("tune", "report")
 PER_KIND = 60
+FIRST = {"tune": 0, "report": 1000}
+"""Number of each half's first world; the report half's is raised whenever its worlds were looked at."""
 SIZES = (3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 10, 12, 16, 20)
 LOOKS = (0.25, 1.0, 4.0)
 N_FRESH, FRESH_SEED = 8, 10_000
@@ -327,6 +329,6 @@ def simulated(kind: str, number: int) -> Simulated:
 
 
 def half(name: str) -> list[tuple[str, int]]:
-    """(kind, number) of the worlds of a half; kinds take turns, so that the first few hold them all."""
-    numbers = range(HALVES.index(name), PER_KIND, 2)
+    """(kind, number) of the worlds of a half; kinds take turns, so that the first 9 n hold n of each."""
+    numbers = range(FIRST[name] + HALVES.index(name), FIRST[name] + PER_KIND, 2)
     return [(kind, number) for number in numbers for kind in KINDS]
