@@ -25,7 +25,8 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps cka-pytorch==1.1.3
 	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/replay.py
-	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/live.py digits
+	$(BIN)/python benchmarks/live.py moderation
 
 # Students whose failure was planted: what gapkit names, with controls and without. Hours; it resumes.
 planted: $(READY)

@@ -1,8 +1,9 @@
-"""The digits study over many seeds: is the re-distilled student better than the failing one, and than scratch?
+"""The whole flow over many seeds, live: is the chosen plan's student better than the failing one, and than scratch?
 
-Every seed is a study of its own: another split, teacher, failing student, controls, search and plan.
-Choices are made on validation; the figures are test accuracy. Run it alone: `python
-benchmarks/digits.py --seeds 8`; finished studies are kept in the folder and taken over.
+Every seed is a study of its own: another split, teacher, failing student, controls, search and plan, on the
+digits or on moderation (texts of Debian's fortunes, when installed). Choices are made on validation; the
+figures are test accuracy. Run it alone: `python benchmarks/live.py digits --seeds 8`; finished studies are
+kept in the folder and taken over.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import math
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,10 +22,13 @@ import torch
 
 from gapkit.answers import predict
 from gapkit.cli import DEMO_BUDGETS
-from gapkit.examples.digits import study
+from gapkit.examples import digits, moderation
 from gapkit.outcome import Training
 from gapkit.probes.interval import mean_interval
 from gapkit.study import Study
+
+TASKS = {"digits": (digits.study, DEMO_BUDGETS), "moderation": (moderation.study, (8.0, 10.0))}
+"""Study by seed, and the budgets of its controls and of its search, in student trainings."""
 
 COLUMNS = ("teacher", "failing", "re-distilled", "scratch", "scratch long", "cause", "plan")
 
@@ -36,15 +41,16 @@ def test_accuracy(work: Study, training: Training) -> float:
     return 100 * work.task.score(outputs, targets)
 
 
-def one_study(seed: int, folder: Path) -> dict[str, float | str]:
+def one_study(task: str, seed: int, folder: Path) -> dict[str, float | str]:
     """The whole flow for one seed; scratch twins have its seeds and are chosen on validation alike."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    study, (for_controls, for_search) = TASKS[task]
     work = study(seed)
-    work.run.folder = folder / f"seed-{seed}"
+    work.run.folder = folder / task / f"seed-{seed}"
     start = time.perf_counter()
-    gap = work.diagnose(budget=DEMO_BUDGETS[0])
-    plan = work.plan(budget=DEMO_BUDGETS[1])
+    gap = work.diagnose(budget=for_controls)
+    plan = work.plan(budget=for_search)
     outcome = work.distill(plan)
     seconds = time.perf_counter() - start
     kept = outcome.stages[-1]
@@ -98,14 +104,16 @@ def lines(rows: dict[int, dict[str, float | str]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("task", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-digits"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/live"))
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     seeds = range(args.seeds)
     start = time.perf_counter()
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
-        rows = dict(zip(seeds, pool.map(one_study, seeds, [args.folder] * len(seeds))))
+        found = pool.map(partial(one_study, args.task, folder=args.folder), seeds)
+        rows = dict(zip(seeds, found))
     print("\n".join(lines(rows)))
     each = np.mean([float(row["seconds"]) for row in rows.values()])
     off = [float(row["re-distilled"]) - float(row["predicted"]) for row in rows.values()]
