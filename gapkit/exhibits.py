@@ -69,7 +69,8 @@ def exhibit(
         try:
             outputs = _outputs(task, data, split, rows, models, device)
             chosen = _telling(task, outputs)
-            return _shown(task, data, split, rows[chosen], models, device)
+            outputs = {role: found[chosen] for role, found in outputs.items()}
+            return _shown(task, data, split, rows[chosen], models, outputs, device)
         except (Unattributable, InputError, RuntimeError) as error:
             return Exhibits(split=split, reason=(str(error).splitlines() or ["unknown"])[0])
 
@@ -118,6 +119,7 @@ def _shown(
     split: str,
     rows: np.ndarray,
     models: Mapping[str, nn.Module],
+    outputs: Mapping[str, torch.Tensor],
     device: Any,
 ) -> Exhibits:
     from gapkit.probes.attribution import integrated_gradients
@@ -125,7 +127,6 @@ def _shown(
     from gapkit.probes.question import Question, Unattributable, named_answer
 
     teacher_view, student_view = _views(data, split, rows, device)
-    outputs = _outputs(task, data, split, rows, models, device)
     asked, maps = {}, {}
     for role, model in models.items():
         whose = outputs[role] if task.kind == "embedding" else outputs["teacher"]

@@ -11,7 +11,7 @@ from gapkit.gap import ControlRun
 from gapkit.grounds import Gate, Grounds, settled_by
 from gapkit.measurement import Measurement
 from gapkit.outcome import Comparison
-from gapkit.plan_gates import knowledge_fits, scheme_fits
+from gapkit.plan_gates import knowledge_fits, scheme_fits, settled
 from gapkit.wording import Wording
 
 SEEDS = 2  # of a control, from which a difference has an interval
@@ -40,7 +40,7 @@ def gap_evaluated(grounds: Grounds) -> Gate:
         return Gate(name=name, state="open", reason=why)
     size = f"The gap is {grounds.say.difference_of(lead)}"
     if grounds.gap is None or not grounds.gap.controls:
-        why = f"{size}, but no control tells where it comes from. {settled_by('diagnose')}"
+        why = f"{size}, but no control tells where it comes from. {settled(grounds, 'diagnose')}"
         return Gate(name=name, state="open", reason=why, evidence=(lead,))
     runs = grounds.case.controls
     missing = [run for run in ("same recipe", "scratch") if _arm(runs, run) is None]
@@ -87,7 +87,7 @@ def validation_stratified(grounds: Grounds) -> Gate:
         return Gate(name=name, state="failed", reason=why, evidence=tuple(slices))
     absent = [what for what, kinds in wanted.items() if not any(kind in by for kind in kinds)]
     worst = source.find("worst_slice", of="pair", split=SPLIT)
-    said = _worst_words(worst[0], grounds.say) if worst else "no worst slice was looked for"
+    said = _worst_words(worst[0], grounds) if worst else "no worst slice was looked for"
     evidence = (*(min(items, key=_low) for items in by.values()), *worst)
     known = ", ".join(f"{kind} ({len(items)})" for kind, items in by.items()) or "nothing"
     if absent or not worst:
@@ -121,7 +121,7 @@ def worth_transferring(grounds: Grounds) -> Gate:
         and min(n_seeds(run, scratch), len(run.seeds), len(scratch.seeds)) >= SEEDS
     ]
     if scratch is None or not arms:
-        why = f"No distilled student was held against labels alone. {settled_by('diagnose')}"
+        why = f"No distilled student was held against labels alone. {settled(grounds, 'diagnose')}"
         return Gate(name=name, state="open", reason=why)
     best = case.best(arms)
     points = case.difference("distilled minus scratch", best, scratch, len(arms))
@@ -175,10 +175,10 @@ def _reliable(items: Iterable[Measurement]) -> bool:
     return bool(good) and 2 * sum(good) >= len(good)
 
 
-def _worst_words(worst: Measurement, say: Wording) -> str:
+def _worst_words(worst: Measurement, grounds: Grounds) -> str:
     if not math.isfinite(worst.value):
-        return f"worst slice: {worst.reason}"
+        return f"worst slice: {grounds.say.no_worst_slice(worst.reason, grounds.lead)}"
     return (
         f"{worst.group} is worse than the rest after correction for all looks, a gap of "
-        f"{say.difference_of(worst)}"
+        f"{grounds.say.difference_of(worst)}"
     )

@@ -9,7 +9,13 @@ from gapkit.case import SPLIT
 from gapkit.grounds import Gate, Grounds, settled_by
 from gapkit.measurement import Measurement
 from gapkit.plans import Stage
-from gapkit.wording import number
+from gapkit.wording import number, without_targets
+
+NO_TARGETS = {
+    "plan": "A search for one takes targets, and the data has none: `study.distill(plan)`, with a plan "
+    "of your own, settles it.",
+    "diagnose": "Controls take targets, and the data has none.",
+}
 
 
 def knowledge_fits(grounds: Grounds) -> Gate:
@@ -19,7 +25,8 @@ def knowledge_fits(grounds: Grounds) -> Gate:
     """
     name = "knowledge fits the objective"
     if grounds.plan is None:
-        return Gate(name=name, state="open", reason=f"There is no plan yet. {settled_by('plan')}")
+        why = f"There is no plan yet. {settled(grounds, 'plan')}"
+        return Gate(name=name, state="open", reason=why)
     stages = [stage for stage in grounds.plan.stages if _is_taught(stage)]
     if not stages:
         why = "No stage learns from a teacher, a peer or itself: nothing is transferred."
@@ -30,6 +37,13 @@ def knowledge_fits(grounds: Grounds) -> Gate:
         why = f"A task of {grounds.task} needs {wanted}, but stage {bare[0]!r} learns from {_kinds(stages)}."
         return Gate(name=name, state="failed", reason=why)
     return _layers_matter(name, grounds, stages, f"Every taught stage learns from {wanted}")
+
+
+def settled(grounds: Grounds, verb: str) -> str:
+    """What settles an open gate: that command, or what is left where the data has no targets for it."""
+    if verb in NO_TARGETS and without_targets(grounds.measurements):
+        return NO_TARGETS[verb]
+    return settled_by(verb)
 
 
 def _layers_matter(name: str, grounds: Grounds, stages: Iterable[Stage], so_far: str) -> Gate:
@@ -73,7 +87,7 @@ def scheme_fits(grounds: Grounds) -> Gate:
     if plan is None or lead is None:
         missing = "plan" if plan is None else "measure"
         why = "There is no plan yet." if plan is None else "The gap has no interval on validation."
-        return Gate(name=name, state="open", reason=f"{why} {settled_by(missing)}")
+        return Gate(name=name, state="open", reason=f"{why} {settled(grounds, missing)}")
     strange = [stage for stage in plan.stages if _given(stage) and _views_clash(stage, grounds)]
     if strange:
         stage, views = strange[0], "the same view" if grounds.same_view else "different views"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from gapkit.knowledge import Knowledge
-from gapkit.measurement import Measurement
+from gapkit.measurement import Measurement, Measurements
 from gapkit.plans import Predicted, Stage
 from gapkit.record import Record
+
+OWN_TARGET = "its own target"  # estimator of a teacher's score where the data has no targets
+DIFFERENCES = ("gap", "gap_elsewhere", "gap on train", "worst_slice", "slope by epoch")
+FARTHEST = 10  # gaps by which a bound may lie below zero and still be told
+_NEAREST = re.compile(r" \(nearest: (.+) by (\S+), at least (\S+)\)")
 
 
 class Wording(Record):
@@ -102,6 +108,25 @@ class Wording(Record):
         show = self.signed if signed else self.plain
         return f"[{show(item.low)}, {show(item.high)}]"
 
+    def no_worst_slice(self, reason: str, gap: Measurement | None = None) -> str:
+        """Why no worst slice is named, the slice nearest to it in the score's own unit.
+
+        That slice is left out where its bound says nothing: below zero by more than ten times `gap`, the
+        gap of all samples, as of a slice with few samples of an unbounded score.
+
+        >>> reason = "none of 4 slices is worse (nearest: class=3 by 0.05, at least -0.012)"
+        >>> Wording(unit="share", score_name="accuracy").no_worst_slice(reason)
+        'none of 4 slices is worse (nearest: class=3 by +5.0 points, at least −1.2 points)'
+        """
+        found = _NEAREST.search(reason)
+        if found is None:
+            return reason
+        value, low = float(found[2]), float(found[3])
+        size = 1.0 if gap is None or math.isnan(gap.value) else abs(gap.value)
+        told = f" (nearest: {found[1]} by {self.difference(value)}, at least {self.difference(low)})"
+        told = told if self.unit == "share" or low >= -FARTHEST * size else ""
+        return reason[: found.start()] + told + reason[found.end() :]
+
     def forecast(self, item: Predicted) -> str:
         """A predicted score with its interval and level."""
         level = f"{item.level * 100:.0f} %"
@@ -137,6 +162,9 @@ def number_of(item: Measurement) -> str:
     """A measurement of any quantity with interval and n, or why it is undefined."""
     if math.isnan(item.value):
         return f"undefined: {item.reason}"
+    if item.unit == "share" and is_difference(item):
+        say = Wording(unit="share", score_name=item.name)
+        return f"{say.difference(item.value)} {say.bounds(item, signed=True)}"
     if not item.n or item.low == item.high == item.value:
         return number(item.value, item.unit)
     scale, digits = (100, 1) if item.unit == "share" else (1, _decimals(item))
@@ -145,6 +173,25 @@ def number_of(item: Measurement) -> str:
     )
     unit = " %" if item.unit == "share" else f" {item.unit}" if item.unit else ""
     return f"{value}{unit} [{low}, {high}]"
+
+
+def is_difference(item: Measurement) -> bool:
+    """Whether a measurement is a difference of scores, told in points where these are shares.
+
+    >>> fields = {"of": "pair", "value": 0.1, "low": 0.0, "high": 0.2, "n": 50, "unit": "share"}
+    >>> is_difference(Measurement(name="gap", **fields)), is_difference(Measurement(name="ece", **fields))
+    (True, False)
+    """
+    told = "difference" in item.estimator or "seed(s)" in item.estimator
+    return told or item.name in DIFFERENCES or item.name.endswith("_gain")
+
+
+def without_targets(measurements: Measurements) -> bool:
+    """Whether the data has no targets, so that the teacher was held against its own answers.
+
+    Then nothing can be trained on labels alone: neither controls nor a search for a plan.
+    """
+    return any(item.of == "teacher" and item.estimator == OWN_TARGET for item in measurements.values)
 
 
 def bare(item: Measurement) -> str:

@@ -78,6 +78,7 @@ def wording_of(results: Results, task_unit: str) -> Wording:
 
 def report_of(results: Results, say: Wording) -> Report:
     """The report on results that were gathered already."""
+    results = results.possible
     return Report(
         title=_title(results),
         study=results.study,

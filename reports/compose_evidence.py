@@ -84,9 +84,21 @@ def _samples(results: Results) -> Iterator[Block]:
         name="attribution",
         caption=f"Samples of the {shown.split} split, and what in them speaks for (green) or against (purple) the "
         f"teacher's answer, by model; each map on its own scale. {sentence(shown.estimator)} "
-        "Above each: the answer and how sure. Chosen: samples on which the two differ, and one on which they agree.",
+        f"{_above(shown.items)}Chosen: samples on which the two differ, and one on which they agree.",
         alt="Attribution maps side by side. " + "; ".join(_sample(item) for item in shown.items),
     )
+
+
+def _above(items: tuple[Exhibit, ...]) -> str:
+    """What stands above the maps: answers where they fit a line; samples are named above pictures only."""
+    flat = all(found.shape[0] == 1 for found in items[0].maps.values())
+    named = any(item.picture.size for item in items) and not flat
+    answers = [answer for item in items for answer in item.answers.values() if answer]
+    sure = " and how sure" if any(answer.endswith("%)") for answer in answers) else ""
+    above = f"Above each: the answer{sure}. " if answers else ""
+    order = "From top to bottom" if flat else "In reading order"
+    positions = ", ".join(str(item.position) for item in items)
+    return above if named else f"{above}{order}: samples {positions}. "
 
 
 def _sample(item: Exhibit) -> str:

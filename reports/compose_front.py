@@ -9,7 +9,7 @@ from gapkit.gap import MEANINGS, ControlRun, Finding, Gap
 from gapkit.reports.compose_plan import price_words
 from gapkit.reports.compose_why import fall_figure
 from gapkit.reports.report import Figure, Mark, Next
-from gapkit.reports.results import Results
+from gapkit.reports.results import OWN_PLAN, Results
 from gapkit.wording import Wording, path_words, sentence, words
 
 NEXT_SHOWN = 3
@@ -75,11 +75,9 @@ def _verbs(results: Results, say: Wording) -> Iterator[Next]:
     """The next verb of gapkit's, where one was not called yet."""
     gap, plan = results.gap, results.plan
     if gap is None:
-        yield Next(
-            do="Diagnose why: gapkit diagnose",
-            gain="names the cause",
-            price="8 student trainings at most",
-        )
+        yield _diagnosis(results)
+    elif plan is None and gap.cause != "no_gap" and results.without_targets:
+        yield Next(do=f"{OWN_PLAN}.", gain="not predicted", price="what the plan's stages cost")
     elif plan is None and gap.cause != "no_gap" and not gap.open_slice:
         yield Next(
             do="Plan what would close it: gapkit plan",
@@ -94,8 +92,16 @@ def _verbs(results: Results, say: Wording) -> Iterator[Next]:
         yield Next(do=f"Carry out the plan: {path}", gain=gain, price=price_words(plan.cost))
 
 
+def _diagnosis(results: Results) -> Next:
+    if results.without_targets:
+        do, gain = "Diagnose without controls: gapkit diagnose --no-controls", "what needs no training"
+        return Next(do=do, gain=gain, price="no trainings")
+    price = "8 student trainings at most"
+    return Next(do="Diagnose why: gapkit diagnose", gain="names the cause", price=price)
+
+
 def _remedies(results: Results, say: Wording) -> Iterator[Next]:
-    """Remedies that the plan does not hold; after a plan, what it left."""
+    """Remedies that the plan does not hold; after a plan, what it left, and what no training carries out."""
     gap = results.gap
     if gap is None:
         return
@@ -104,7 +110,8 @@ def _remedies(results: Results, say: Wording) -> Iterator[Next]:
         item
         for item in gap.findings
         if item.remedy.text
-        and (item.remedy.size or item.cause not in answered)
+        and (item.cause not in answered or item.remedy.size or _by_hand(item))
+        and OWN_PLAN not in item.remedy.text  # told already
         and not (gap.open_slice and item.cause == "no_gap")
     ]
     for item in sorted(left, key=_worth):
@@ -113,8 +120,16 @@ def _remedies(results: Results, say: Wording) -> Iterator[Next]:
         )
 
 
+def _by_hand(item: Finding) -> bool:
+    """Whether a cause was found whose remedy no training carries out: other data, or another input."""
+    remedy = item.remedy
+    trained = remedy.knowledge or remedy.size or remedy.source or remedy.stages
+    lengths = (remedy.fraction, remedy.rate) != (1, 1)
+    return item.cause not in ("undetermined", "no_gap") and not (trained or lengths)
+
+
 def _gain(item: Finding, gap: Gap, say: Wording) -> str:
-    if gap.open_slice and item.cause == "undetermined":
+    if item.cause == "undetermined":
         return "a decision"
     if math.isnan(item.points.value):
         return "not measured"

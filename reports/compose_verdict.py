@@ -10,7 +10,7 @@ from gapkit.measurement import Measurement
 from gapkit.outcome import Outcome
 from gapkit.reports.report import Fact, Rung
 from gapkit.reports.results import Results, one
-from gapkit.wording import Wording, number, sentence, words
+from gapkit.wording import Wording, sentence, words
 
 
 def verdict(results: Results, say: Wording) -> str:
@@ -55,7 +55,9 @@ def _cause(gap: Gap | None, say: Wording) -> str:
     told = found is not None and say.interval(found.points) in gap.verdict
     if found is None or told or gap.cause == "no_gap":
         return text
-    if found.points.low <= 0 or math.isnan(found.points.value):
+    if math.isnan(found.points.value):
+        return f"{text} How much this explains was not measured: {sentence(found.points.reason)}"
+    if found.points.low <= 0:
         return f"{text} How much this explains is not settled: {say.difference_of(found.points)}."
     return f"{text} This explains an estimated {say.magnitude(found.points)}, on validation."
 
@@ -107,9 +109,10 @@ def _diagnosed(gap: Gap | None, say: Wording) -> list[Fact]:
     found = leading(gap)
     if found is None or gap.cause in ("undetermined", "no_gap"):
         return [Fact(label="Main cause", value=words(gap.cause), note=MEANINGS[gap.cause])]
-    note = (
-        f"{say.difference(found.points.value)} {say.interval(found.points)}, {found.points.split}"
-    )
+    note = "points not measured"
+    if not math.isnan(found.points.value):
+        points = f"{say.difference(found.points.value)} {say.interval(found.points)}"
+        note = f"{points}, {found.points.split}"
     return [Fact(label="Main cause", value=words(gap.cause), note=note)]
 
 
@@ -132,7 +135,7 @@ def _size(results: Results) -> list[Fact]:
     teacher, student = counts
     if teacher is None or student is None or not student.value:
         return []
-    note = f"{number(teacher.value)} against {number(student.value)} parameters"
+    note = f"{teacher.value:,.0f} against {student.value:,.0f} parameters"
     return [Fact(label="Teacher's size", value=f"{teacher.value / student.value:,.1f}×", note=note)]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from gapkit.measurement import Curve, Measurement
 from gapkit.reports.compose_evidence import attribution, relation
 from gapkit.reports.compose_layers import reading, similarity
+from gapkit.reports.compose_own import own
 from gapkit.reports.report import Block, Figure, Paragraph, Section, Table
 from gapkit.reports.results import Results, curve_of, one
 from gapkit.reports.slices import gaps, is_class, sliced, worst_slices
@@ -42,6 +43,7 @@ def where(results: Results, say: Wording) -> tuple[Section, ...]:
         ("How samples lie to each other", relation(results)),
         ("What the answers rest on", attribution(results)),
         ("Which classes and slices suffer", _classes(results, say)),
+        ("Measured by your own probes", own(results)),
     )
     sections = [
         Section(heading=heading, level=2, blocks=blocks)
@@ -119,7 +121,7 @@ def _per_point(curves: list[Curve | None]) -> str:
 
 def _classes(results: Results, say: Wording) -> Iterator[Block]:
     for item in results.measurements.find("worst_slice", of="pair", split="test"):
-        yield Paragraph(text=_worst(item, say))
+        yield Paragraph(text=_worst(item, results, say))
     yield from _sliced(results, say)
     before = curve_of(results.measurements, "by_class", "student")
     if before is None:
@@ -140,9 +142,10 @@ def _classes(results: Results, say: Wording) -> Iterator[Block]:
     )
 
 
-def _worst(item: Measurement, say: Wording) -> str:
+def _worst(item: Measurement, results: Results, say: Wording) -> str:
     if math.isnan(item.value):
-        return f"No worst slice can be named: {item.reason}."
+        why = say.no_worst_slice(item.reason, results.difference)
+        return f"No worst slice can be named: {why}."
     return (
         f"The slice on which the student loses most beyond all other samples is {item.group}: the gap "
         f"to the teacher there is {say.difference_of(item)}."
@@ -163,10 +166,13 @@ def _sliced(results: Results, say: Wording) -> Iterator[Block]:
         alt="Dot plot by slice. "
         + "; ".join(_slice_words(results, group, say) for group in shown[:ROWS_SHOWN]),
     )
-    rows = tuple(_slice_row(results, group, say) for group in shown[:ROWS_SHOWN])
-    rest = len(shown) + left - len(rows)
+    worst = [item.group for item in _named(results)]
+    others = [group for group in shown if group not in worst][:ROWS_SHOWN]
+    rows = tuple(_slice_row(results, group, say) for group in (*worst, *others))
+    rest = len(shown) + left - sum(group in shown for group in (*worst, *others))
     yield Table(
-        caption="The slices with the largest gaps in numbers."
+        caption=("The slice named above, then those" if worst else "The slices")
+        + " with the largest gaps in numbers."
         + (f" {rest:,} more slices have smaller gaps." if rest else ""),
         columns=("Slice", "Teacher", "Student", "Gap"),
         rows=rows,
@@ -175,11 +181,18 @@ def _sliced(results: Results, say: Wording) -> Iterator[Block]:
     )
 
 
+def _named(results: Results) -> list[Measurement]:
+    """The worst slice where one is named, a single class too."""
+    found = results.measurements.find("worst_slice", of="pair", split="test")
+    return [item for item in found if item.group and math.isfinite(item.value)][:1]
+
+
 def _slice_row(results: Results, group: str, say: Wording) -> tuple[str, ...]:
     measured = results.measurements
     scores = [one(measured, results.score_name, of, group=group) for of in ("teacher", "student")]
     cells = [f"{say.score(s.value)} {say.bounds(s)}" if s else "–" for s in scores]
-    gap = gaps(measured)[group]
+    gap = next((item for item in _named(results) if item.group == group), None)
+    gap = gap or gaps(measured)[group]
     return (
         group,
         *cells,

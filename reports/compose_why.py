@@ -57,7 +57,7 @@ def _findings(gap: Gap, say: Wording) -> Iterator[Block]:
         "overlap, so these points need not add up; the steps above do.",
         columns=("Cause", "Explains", "Confidence", "What to do"),
         rows=tuple(
-            (words(item.cause), say.difference_of(item.points), item.confidence, item.remedy.text)
+            (words(item.cause), _points(item, say), item.confidence, item.remedy.text)
             for item in ranked
         ),
         widths=(1.4, 2.3, 1.0, 3.0),
@@ -71,6 +71,12 @@ def _findings(gap: Gap, say: Wording) -> Iterator[Block]:
         rows=tuple(row for item in ranked for row in _evidence(item)),
         widths=(1.0, 2.8, 2.2, 1.1),
     )
+
+
+def _points(item: Finding, say: Wording) -> str:
+    if math.isnan(item.points.value):
+        return f"not measured: {item.points.reason}"
+    return say.difference_of(item.points)
 
 
 def _finite(value: float) -> float:

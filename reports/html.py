@@ -11,7 +11,7 @@ from pathlib import Path
 from gapkit.reports.look import INK, PRINTED_FONT, QUIET, RULE, hidden
 from gapkit.reports.pdf import check_drawings, replace_file
 from gapkit.reports.report import Block, Figure, Mark, Next, Report, Table
-from gapkit.reports.text import SIGNS
+from gapkit.reports.text import COMMAND, SIGNS
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SERIFS = "'STIX Two Text', 'Times New Roman', 'Liberation Serif'"  # as narrow as the one drawn with
@@ -64,6 +64,15 @@ def words(text: str) -> str:
     return escaped("".join(f"U+{ord(char):04X}" if hidden(char) else char for char in spaced))
 
 
+def prose(text: str) -> str:
+    """Text that is safe inside an element, with commands of gapkit between backticks as code.
+
+    >>> prose("`gapkit plan` settles <it>, `a` does not")
+    '<code>gapkit plan</code> settles &lt;it&gt;, `a` does not'
+    """
+    return re.sub(rf"`({COMMAND})`", r"<code>\1</code>", words(text))
+
+
 def _dated(report: Report) -> str:
     return f", {words(report.created[:10])}" if report.created else ""
 
@@ -86,12 +95,12 @@ def _front(report: Report, figures: Mapping[str, bytes]) -> Iterator[str]:
         yield _next(report.next)
     if report.marks:
         yield _marks(report.marks)
-    yield f"<p>{words(report.verdict)}</p>"
+    yield f"<p>{prose(report.verdict)}</p>"
 
 
 def _next(steps: tuple[Next, ...]) -> str:
     rows = "".join(
-        f"<tr><td>{words(step.do)}</td><td>{words(step.gain)}</td><td>{words(step.price)}</td></tr>"
+        f"<tr><td>{prose(step.do)}</td><td>{words(step.gain)}</td><td>{words(step.price)}</td></tr>"
         for step in steps
     )
     head = "".join(
@@ -125,19 +134,19 @@ def shown(block: Block, figures: Mapping[str, bytes]) -> str:
     if isinstance(block, Figure):
         return _figure(block, figures)
     if block.kind == "bullets":
-        return f"<ul>{''.join(f'<li>{words(item)}</li>' for item in block.items)}</ul>"
+        return f"<ul>{''.join(f'<li>{prose(item)}</li>' for item in block.items)}</ul>"
     if block.kind == "command":
         return f"<pre><code>{words(block.text)}</code></pre>"
     lead = f"<strong>{words(block.lead)}</strong> " if block.lead else ""
     note = ' class="note"' if block.tone == "note" else ""
-    return f"<p{note}>{lead}{words(block.text)}</p>"
+    return f"<p{note}>{lead}{prose(block.text)}</p>"
 
 
 def _table(table: Table) -> str:
     def cell(tag: str, index: int, text: str) -> str:
         kind = ' class="number"' if index in table.right else ""
         scope = ' scope="col"' if tag == "th" else ""
-        return f"<{tag}{scope}{kind}>{words(text)}</{tag}>"
+        return f"<{tag}{scope}{kind}>{prose(text)}</{tag}>"
 
     head = "".join(cell("th", index, name) for index, name in enumerate(table.columns))
     rows = "".join(

@@ -11,7 +11,7 @@ from pydantic import Field
 from gapkit.choice import Choice
 from gapkit.errors import InputError
 from gapkit.exhibits import Exhibits
-from gapkit.gap import Gap
+from gapkit.gap import Finding, Gap
 from gapkit.grounds import Gate
 from gapkit.measurement import Curve, LayerMatrix, Measurement, Measurements
 from gapkit.outcome import Outcome
@@ -19,8 +19,11 @@ from gapkit.plans import Plan
 from gapkit.record import Record
 from gapkit.reports.intervals import paired_difference
 from gapkit.runs import Run
+from gapkit.wording import without_targets
 
 REPORTED: Literal["test"] = "test"
+OWN_PLAN = "Distill by a plan of your own: study.distill(plan)"
+CONTROLS = "diagnose(controls=True)"  # ends a remedy that takes control runs
 
 
 class Results(Record):
@@ -72,6 +75,19 @@ class Results(Record):
             "",
         )
 
+    @property
+    def without_targets(self) -> bool:
+        """Whether the data has no targets: then neither controls nor a search for a plan can run."""
+        return without_targets(self.measurements)
+
+    @property
+    def possible(self) -> Results:
+        """These results, where the data has no targets without remedies that need them."""
+        gap = self.gap
+        if gap is None or not self.without_targets:
+            return self
+        return self.with_(gap=gap.with_(findings=tuple(map(_without_controls, gap.findings))))
+
     def score(self, of: str) -> Measurement | None:
         """The model's score on test, as it was before the plan."""
         return one(self.measurements, self.score_name, of)
@@ -89,6 +105,15 @@ class Results(Record):
         if self.after is None:
             return None
         return paired(self.after, "student", self.measurements, "student")
+
+
+def _without_controls(item: Finding) -> Finding:
+    """The finding; a plan of one's own where it asks for control runs."""
+    if CONTROLS in item.would_change:
+        item = item.with_(would_change="Control runs, which need targets; the data has none.")
+    if CONTROLS in item.remedy.text:
+        item = item.with_(remedy=item.remedy.with_(text=f"{OWN_PLAN}."))
+    return item
 
 
 def read_run(folder: str | Path) -> Results:

@@ -11,6 +11,7 @@ from gapkit.reports.pdf import replace_file
 from gapkit.reports.report import Block, Figure, Report, Rung, Table
 
 WIDTH, LABEL, BAR = 80, 30, 24
+COMMAND = r"gapkit [a-z]+(?: --[a-z-]+)*|study\.[a-z]+\([a-z]*\)"  # between backticks: typeset as code
 SIGNS = {"passed": "✓", "failed": "✗", "open": "○"}
 
 
@@ -124,10 +125,15 @@ def _table(
 def escape(text: str) -> str:
     """The text on one line, with Markdown's and HTML's special characters escaped.
 
+    Only a command of gapkit between backticks stays as it is.
+
     >>> escape("a*b | <c>")
     'a\\\\*b \\\\| \\\\<c\\\\>'
+    >>> escape("`gapkit plan` settles it, `a` does not")
+    '`gapkit plan` settles it, \\\\`a\\\\` does not'
     """
-    return re.sub(r"([\\`*_{}\[\]<>#|~&!])", r"\\\1", _safe(text))
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~&!])", r"\\\1", _safe(text))
+    return re.sub(rf"\\`({COMMAND})\\`", r"`\1`", escaped)
 
 
 def write_markdown(report: Report, figures: Mapping[str, bytes], path: str | Path) -> Path:

@@ -252,10 +252,45 @@ def test_declared_slices_are_listed_by_gap():
     measured = made.measurements().with_(values=tuple(values))
     report = compose(study="s", task_unit="share", measurements=measured)
     rows = table(report, "Which classes and slices suffer").rows
-    assert rows[0] == (
+    assert rows[0][0] == "class=0"  # the worst slice, which the text names
+    assert rows[0][-1] == "+88.0 points [+81.0, +95.0], n = 79"
+    assert rows[1] == (
         "language=fi", "90.0 % [88.0, 92.0]", "30.0 % [25.0, 35.0]", "+60.0 points [+55.0, +65.0], n = 90"
     )  # fmt: skip
-    assert rows[1][0] == "language=de"
+    assert rows[2][0] == "language=de"
+
+
+def test_what_a_registered_probe_measured_is_in_a_table_of_its_own():
+    own = (
+        made.value("boldness", "student", 0.148, 0.01, n=797),
+        made.value("boldness", "student", 0.2, 0.01, n=200, split="validation"),
+        made.value("warmth", "teacher", 1.5, 0.2, layer="conv", unit="", split="validation", n=200),
+    )
+    plain = compose(study="s", task_unit="share", measurements=made.measurements())
+    assert "Measured by your own probes" not in {part.heading for part in plain.sections}
+    values = (*made.measurements().values, *own)
+    report = compose(
+        study="s", task_unit="share", measurements=made.measurements().with_(values=values)
+    )
+    rows = table(report, "Measured by your own probes").rows
+    assert [row[:3] for row in rows] == [
+        ("boldness", "student", "all"),
+        ("warmth", "teacher", "conv"),
+    ]
+    assert rows[0][3].startswith("14.8 % [13.8, 15.8]")  # test, where it was measured there
+
+
+def test_without_targets_nothing_is_proposed_that_takes_them():
+    values = tuple(
+        item.with_(estimator="its own target") if item.of == "teacher" else item
+        for item in made.measurements().values
+    )
+    bare = made.measurements().with_(values=values)
+    fields = {"measurements": bare, "plan": None, "outcome": None}
+    report = compose(task_unit="share", **(made.results() | fields))
+    assert report.next[0].do == "Distill by a plan of your own: study.distill(plan)."
+    first = compose(task_unit="share", **(made.results() | fields | {"gap": None}))
+    assert first.next[0].do.endswith("gapkit diagnose --no-controls")
 
 
 def test_waterfall_without_steps_still_composes():
