@@ -94,7 +94,10 @@ def _verbs(results: Results, say: Wording) -> Iterator[Next]:
 
 def _diagnosis(results: Results) -> Next:
     if results.without_targets:
-        do, gain = "Diagnose without controls: gapkit diagnose --no-controls", "what needs no training"
+        do, gain = (
+            "Diagnose without controls: gapkit diagnose --no-controls",
+            "what needs no training",
+        )
         return Next(do=do, gain=gain, price="no trainings")
     price = "8 student trainings at most"
     return Next(do="Diagnose why: gapkit diagnose", gain="names the cause", price=price)

@@ -18,6 +18,7 @@ from gapkit.reports.figures_scores import (
     drawn_classes,
     dumbbells,
     reliability,
+    step_name,
     waterfall,
 )
 from gapkit.reports.figures_training import stage_forecasts, training_curves
@@ -136,7 +137,8 @@ def _attribution(results: Results, say: Wording) -> Figure:
 def _waterfall(results: Results, say: Wording) -> Figure:
     assert results.gap is not None
     ladder = results.gap.waterfall
-    figure, (ax,) = blank(0.75 + 0.29 * (len(ladder.steps) + 2))
+    lines = max((step_name(step).count("\n") + 1 for step in ladder.steps), default=1)
+    figure, (ax,) = blank(0.75 + max(0.29, 0.15 * lines) * (len(ladder.steps) + 2))
     waterfall(ladder, ax, say)
     return figure
 

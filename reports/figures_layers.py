@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ANNOTATED_CELLS = 64
 NAMED_LAYERS = {"x": 8, "y": 16}
 FEW_LAYERS = 40
+LEAST_NAMED = 8  # rows beside which the axis has room to say where the output is
 
 
 @styled
@@ -40,7 +41,8 @@ def cka_map(
         similarity_panel(matrix, values, panel)
         panel.set_title(title)
     layer_names(axes[0], matrix.teacher_layers, "y")
-    axes[0].set_ylabel("teacher layer, output at the bottom")
+    few = len(matrix.teacher_layers) < LEAST_NAMED
+    axes[0].set_ylabel("teacher layer" if few else "teacher layer, output at the bottom")
     for panel in axes[1:]:
         panel.set_yticks([])
     color_bar(axes, matrix.name)
@@ -88,7 +90,8 @@ def _ring(shape: tuple[int, ...]) -> dict[str, Any]:
     """Squares around the cells of a small map, dots on those of a large one."""
     if shape[0] * shape[1] <= ANNOTATED_CELLS:
         return {"marker": "o", "markersize": 22, "markerfacecolor": "none",
-                "markeredgecolor": ROLES["student"], "markeredgewidth": 1.3}  # fmt: skip
+                "markeredgecolor": ROLES["student"], "markeredgewidth": 1.3,
+                "clip_on": False}  # fmt: skip
     return {"marker": ".", "markersize": max(1.5, 160 / max(shape)) / 4, "color": ROLES["student"]}
 
 
@@ -143,8 +146,8 @@ def probe_depth(
             _over_depth(ax, mine, role, role, scale)
     if math.isfinite(chance):
         ax.axhline(chance * scale, color=QUIET, linewidth=0.8, linestyle=":")
-        ax.annotate("constant answer", (1.0, chance * scale), (0, 3), color=QUIET, fontsize=8,
-                    textcoords="offset points", ha="right", va="bottom")  # fmt: skip
+        ax.annotate("constant answer", (0.0, chance * scale), (0, -2), color=QUIET, fontsize=8,
+                    textcoords="offset points", va="top")  # fmt: skip
     ax.set_xlabel("relative depth: 0 the first tapped layer, 1 the last")
     named = "accuracy (%)" if math.isfinite(chance) else "%" if shares else probes[0].unit
     ax.set_ylabel(f"linear probe, {named}")
@@ -169,6 +172,7 @@ def predictability(
     ax = own(ax)
     order = layer_order([item.layer for item in (ceiling or student)])
     if ceiling:
+        ceiling = sorted(ceiling, key=lambda item: order[item.layer])
         x = [order[item.layer] for item in ceiling]
         ax.plot(x, [item.value for item in ceiling], color=INK, linestyle=":", linewidth=1.2,
                 label="student's width holds")  # fmt: skip
@@ -191,7 +195,7 @@ def _over_depth(
     order: dict[str, float] | None = None,
 ) -> None:
     depth = order or layer_order([item.layer for item in items])
-    items = [item for item in items if item.layer in depth]
+    items = sorted((i for i in items if i.layer in depth), key=lambda item: depth[item.layer])
     x = [depth[item.layer] for item in items]
     y, low, high = (
         scale * np.array([getattr(item, field) for item in items])

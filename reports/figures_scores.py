@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +31,9 @@ def waterfall(
     A `narrow` one leaves the intervals to its error bars.
     """
     ax = own(ax)
-    level = ladder.start.value * say.scale
+    level, base = ladder.start.value * say.scale, _base(ladder, say)
     names = ["student as it is"]
-    ax.barh(0, level, color=ROLES["student"], height=0.62)
+    ax.barh(0, level - base, left=base, color=ROLES["student"], height=0.62)
     _beside(ax, level, 0, say.score(ladder.start.value))
     for row, step in enumerate(ladder.steps, start=1):
         change = step.points.value * say.scale
@@ -50,17 +52,10 @@ def waterfall(
             say.signed(step.points.value) if narrow else _stepped(step, say),
         )
         level += change
-        merged = f"\n(with {', '.join(part.replace('_', ' ') for part in step.merged)})"
-        names.append(
-            "\n".join(
-                textwrap.wrap(
-                    printable(step.name), 18 if narrow else 30, max_lines=2, placeholder=" …"
-                )
-            )
-            + (merged if step.merged else "")
-        )
+        names.append(step_name(step, 18 if narrow else 30))
     last = len(ladder.steps) + 1
-    ax.barh(last, ladder.end.value * say.scale, color=ROLES["teacher"], height=0.62)
+    end = ladder.end.value * say.scale - base
+    ax.barh(last, end, left=base, color=ROLES["teacher"], height=0.62)
     _beside(ax, ladder.end.value * say.scale, last, say.score(ladder.end.value))
     ax.set_yticks(range(last + 1), [*names, "teacher"], fontsize=7.5 if narrow else 8.5)
     ax.invert_yaxis()
@@ -71,6 +66,24 @@ def waterfall(
     if say.unit == "share":  # room for words beyond 100 %, but no tick there
         ax.set_xticks([tick for tick in ax.get_xticks() if -100 <= tick <= 100])
     return ax
+
+
+def step_name(step: Step, width: int = 30) -> str:
+    """The step and, in brackets, what was merged into it; two lines at most of either."""
+    parts = ", ".join(part.replace("_", " ") for part in step.merged)
+    lines = [printable(step.name), *([f"(with {parts})"] if parts else [])]
+    wrapped = (textwrap.wrap(line, width, max_lines=2, placeholder=" …") for line in lines)
+    return "\n".join(part for line in wrapped for part in line)
+
+
+def _base(ladder: Waterfall, say: Wording) -> float:
+    """Where the bars begin: at 0; left of all levels where one is negative, so that better is farther right."""
+    steps = (step.points.value for step in ladder.steps)
+    levels = [*accumulate(steps, initial=ladder.start.value), ladder.end.value]
+    found = [level * say.scale for level in levels if math.isfinite(level)]
+    if not found or min(found) >= 0:
+        return 0.0
+    return min(found) - (max(found) - min(found) or abs(min(found)))
 
 
 def _step_colors(step: Step) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from gapkit.reports.pdf import replace_file
 from gapkit.reports.report import Block, Figure, Report, Rung, Table
 
 WIDTH, LABEL, BAR = 80, 30, 24
-COMMAND = r"gapkit [a-z]+(?: --[a-z-]+)*|study\.[a-z]+\([a-z]*\)"  # between backticks: typeset as code
+COMMAND = (
+    r"gapkit [a-z]+(?: --[a-z-]+)*|study\.[a-z]+\([a-z]*\)"  # between backticks: typeset as code
+)
 SIGNS = {"passed": "✓", "failed": "✗", "open": "○"}
 
 

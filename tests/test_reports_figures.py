@@ -68,6 +68,33 @@ def test_words_stay_text_in_the_body_font(drawings):
     assert all(b"<dc:date>" not in svg for svg in drawings.values())
 
 
+def test_bars_of_a_negative_score_begin_left_of_all_levels_so_that_better_is_farther_right():
+    fall = made.gap().waterfall
+
+    def below(item):
+        return item.with_(value=item.value - 3, low=item.low - 3, high=item.high - 3)
+
+    ax = Canvas().subplots()
+    figures.waterfall(
+        fall.with_(start=below(fall.start), end=below(fall.end)),
+        ax,
+        Wording(unit="bits", score_name="bits"),
+    )
+    first, last = ax.patches[0], ax.patches[-1]
+    assert first.get_x() == last.get_x() < fall.start.value - 3
+    ends = [bar.get_x() + bar.get_width() for bar in (first, last)]
+    assert ends == pytest.approx([fall.start.value - 3, fall.end.value - 3])
+
+
+def test_curves_over_depth_go_from_input_to_output_in_whatever_order_they_come():
+    ax = Canvas().subplots()
+    items = [made.value("predictability", "pair", 0.5, 0.1, layer=f"b.{n}") for n in range(4)]
+    figures.predictability(items[::-1], ceiling=items, ax=ax)
+    for line in ax.lines:
+        assert (np.diff(line.get_xdata()) != 0).all()
+        assert len({np.sign(step) for step in np.diff(line.get_xdata())}) == 1
+
+
 def test_waterfall_bars_start_where_the_last_one_ended():
     ax = axes()
     fall = made.gap().waterfall
