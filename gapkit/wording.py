@@ -123,7 +123,9 @@ class Wording(Record):
             return reason
         value, low = float(found[2]), float(found[3])
         size = 1.0 if gap is None or math.isnan(gap.value) else abs(gap.value)
-        told = f" (nearest: {found[1]} by {self.difference(value)}, at least {self.difference(low)})"
+        told = (
+            f" (nearest: {found[1]} by {self.difference(value)}, at least {self.difference(low)})"
+        )
         told = told if self.unit == "share" or low >= -FARTHEST * size else ""
         return reason[: found.start()] + told + reason[found.end() :]
 
@@ -191,7 +193,9 @@ def without_targets(measurements: Measurements) -> bool:
 
     Then nothing can be trained on labels alone: neither controls nor a search for a plan.
     """
-    return any(item.of == "teacher" and item.estimator == OWN_TARGET for item in measurements.values)
+    return any(
+        item.of == "teacher" and item.estimator == OWN_TARGET for item in measurements.values
+    )
 
 
 def bare(item: Measurement) -> str:
