@@ -12,8 +12,7 @@ from gapkit.plans import Stage
 from gapkit.wording import number, without_targets
 
 NO_TARGETS = {
-    "plan": "A search for one takes targets, and the data has none: `study.distill(plan)`, with a plan "
-    "of your own, settles it.",
+    "plan": "A search for one takes targets, and the data has none; a plan of your own is yours to judge.",
     "diagnose": "Controls take targets, and the data has none.",
 }
 

@@ -140,10 +140,11 @@ class Classification:
         return ((same * counts).sum(1) / counts.sum(1).clamp(min=1)).numpy()
 
     def chance(self, targets: Tensor) -> float:
-        """Share of the most frequent class when the score is a share, the constant answer's score else."""
+        """The score of answering with the classes' frequencies: the share of the most frequent one for a share."""
         targets = targets[targets != IGNORED]
-        counts = torch.bincount(targets, minlength=2).float()  # as logits: frequent classes first
-        return self.score(counts.expand(len(targets), -1), targets)
+        counts = torch.bincount(targets, minlength=2).float()
+        logits = counts.clamp(min=torch.finfo(counts.dtype).tiny).log()
+        return self.score(logits.expand(len(targets), -1), targets)
 
     def units(self, outputs: Tensor, targets: Tensor | None) -> Units:
         """The samples; the tokens whose label counts when there is one for each."""

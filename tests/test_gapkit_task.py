@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 
 import numpy as np
 import pytest
@@ -145,6 +146,12 @@ def test_agreement_is_the_share_of_equal_answers(answers):
 def test_chance_is_the_best_constant_answer(name, expected):
     labels = torch.tensor([6, 6, 6, 6, 5, 5, 5, 4, 4, 0, 1, 2, 3])
     assert Classification(name).chance(labels) == pytest.approx(expected)
+
+
+def test_chance_of_a_likelihood_is_minus_the_entropy_of_the_frequencies():
+    labels = torch.tensor([0, 0, 0, 2])
+    task = Classification(lambda logits, y: -float(torch.nn.functional.cross_entropy(logits, y)))
+    assert task.chance(labels) == pytest.approx(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
 
 
 def test_chance_with_one_class_present_is_certainty():
