@@ -82,6 +82,7 @@ def explains_most(case: Case) -> bool:
         and item.points.value >= case.gap.value / 2
         and item.probability > NO_CONTROL
         and item.points.name != EXCESS
+        and not item.points.group  # points of a slice are no share of the gap
         for item in findings
         if item is not None
     )

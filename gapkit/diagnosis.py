@@ -104,13 +104,15 @@ def _leads(case: Case, finding: Finding) -> bool:
     """Whether that finding can be the verdict, not only evidence.
 
     Without controls a bad slice is the verdict only where the student has no gap elsewhere: else whatever
-    made the gap made it there too. No gap is one only where no declared slice is left open on which
-    the teacher is weak.
+    made the gap made it there too; nor does a slice on which the teacher is beaten explain a gap. No gap
+    is one only where no declared slice is left open on which the teacher is weak.
     """
     if finding.cause == "no_gap" and open_slice(case) is not None:
         return False
     if finding.cause == "false_success" and not case.controls:
         return no_gap(case) is not None or fine_elsewhere(case)
+    if finding.cause == "scheme_mismatch" and finding.points.group and not case.controls:
+        return no_gap(case) is not None
     return finding.points.low > 0 or finding.probability > EVEN
 
 
@@ -210,7 +212,8 @@ def word_verdict(case: Case, findings: Sequence[Finding]) -> str:
         return opening
     if first.cause in ("undetermined", "harness_fault"):
         meaning = MEANINGS[first.cause]
-        hidden = [_clause(case, item) for item in findings[1:] if item.cause == "false_success"]
+        slices = [item for item in findings[1:] if item.points.group and item.points.low > 0]
+        hidden = [_clause(case, item) for item in slices]
         said = f"{opening} {meaning[0].upper()}{meaning[1:]}. {first.evidence[0].text}"
         return " ".join([said, *hidden])
     clauses = [_clause(case, item) for item in findings if item.cause != "no_gap"]

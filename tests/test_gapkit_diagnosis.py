@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from gapkit.case import Case
+from gapkit.causes import explains_most
 from gapkit.confidence import EVEN
 from gapkit.diagnosis import diagnose
 from gapkit.gap import EARLIER, RATE, ControlRun, Gap
@@ -145,6 +148,25 @@ def with_values(*values, teacher=0.9, student=0.7, **fields) -> Gap:
 def test_without_controls_a_slice_is_the_verdict_where_the_rest_has_no_gap(rest, leads):
     gap = with_values(worst(0.6, 0.4).with_(n=20), rest, student=0.85)
     assert causes(gap) == (["false_success"] if leads else ["undetermined", "false_success"])
+
+
+def test_a_slice_on_which_the_teacher_is_beaten_explains_no_gap():
+    score = measured(
+        "accuracy", "teacher", "validation", Interval(0.1, 0.0, 0.2, 0.05, 50), group="camera=2"
+    )
+    gap = measured(
+        "gap", "pair", "validation", Interval(-0.7, -0.8, -0.6, 0.05, 50), group="camera=2"
+    )
+    found = with_values(score, gap, student=0.7)
+    assert causes(found)[0] == "undetermined"
+    assert "scheme_mismatch" in causes(found)
+    level = with_values(score, gap, student=0.9)
+    assert causes(level)[0] == "scheme_mismatch"
+    case = Case(measurements(hits(0.9), hits(0.7)))
+    case = replace(
+        case, measurements=case.measurements.with_(values=(*case.measurements.values, score, gap))
+    )
+    assert not explains_most(case)
 
 
 def test_no_gap_is_open_where_the_teacher_is_weak_on_a_declared_slice_until_labels_were_tried():
