@@ -27,6 +27,7 @@ SPLIT = "validation"  # validation decides
 LEVEL = 0.95
 Z = 1.96
 EXCESS = "excess loss off the training set"
+MANY = 1_000  # seeds: more than controls have
 FEW = 3  # degrees of freedom: below, Student's factor for 95 % exceeds 3.2 and rises steeply
 
 Scores = ControlRun | np.ndarray
@@ -94,15 +95,18 @@ class Case:
     def other_knowledge(self) -> ControlRun | None:
         """All trainings with other knowledge than the student's own as one arm: an average picks nothing."""
         arms = [arm for arm in self.knowledge_arms if arm.name != "same recipe"]
-        if not arms:
-            return None
-        first = arms[0]
-        joined = {
-            name: np.concatenate([getattr(arm, name) for arm in arms])
-            for name in ("scores", "contributions", "agreement", "train_agreement", "train_scores")
-        }
-        seeds = tuple(-1 - number for number in range(len(joined["scores"])))  # paired with nothing
-        return first.with_(name="other knowledge", recipe="", seeds=seeds, **joined)
+        return _joined(arms, "other knowledge", "", -1) if arms else None
+
+    @property
+    def own_knowledge(self) -> ControlRun | None:
+        """All trainings of the student's own size and knowledge, for as long as its recipe says or longer, as one arm.
+
+        More epochs can but help, so that what is better than these together is better than the recipe.
+        """
+        same, longer = self.controls.get("same recipe"), self.controls.get("longer")
+        if same is None or longer is None or longer.recipe != same.recipe:
+            return same
+        return _joined([same, longer], same.name, same.recipe, -1 - MANY)
 
     @property
     def looks(self) -> int:
@@ -256,6 +260,16 @@ class Case:
         total = sum(part for part, _ in parts)
         squares = sum(part**2 / own for part, own in parts)
         return total, total**2 / squares if squares > 0 else sum(own for _, own in parts)
+
+
+def _joined(arms: list[ControlRun], name: str, recipe: str, first_seed: int) -> ControlRun:
+    """Several arms as one; its seeds count down from one below zero that no other has: they are paired with nothing."""
+    joined = {
+        field: np.concatenate([getattr(arm, field) for arm in arms])
+        for field in ("scores", "contributions", "agreement", "train_agreement", "train_scores")
+    }
+    seeds = tuple(first_seed - number for number in range(len(joined["scores"])))
+    return arms[0].with_(name=name, recipe=recipe, seeds=seeds, **joined)
 
 
 def _within(arms: Iterable[ControlRun]) -> tuple[float, int]:

@@ -92,7 +92,7 @@ def harsh_targets(case: Case) -> Finding | None:
     limit = f"zero, by an interval widened for the {case.looks} arms it was picked from"
     if not points.low > 0:
         best = max(case.knowledge_arms, key=lambda arm: arm.mean)
-        points, seeds = case.difference("other knowledge", others, same), len(others.seeds)
+        points, seeds = _other_against_own(case, others, same), len(others.seeds)
         says, limit = "other knowledge, all kinds of it together,", "zero"
     empty = overconfident_teacher(case)
     if best.name == same.name or not points.low > 0 or (empty is not None and empty.points.low > 0):
@@ -108,6 +108,18 @@ def harsh_targets(case: Case) -> Finding | None:
         Remedy(text=f"Train with {best.recipe} instead of {same.recipe}.", knowledge=best.recipe),
     )
     return finding.with_(evidence=(*finding.evidence, *_from_labels(case, best.name)))
+
+
+def _other_against_own(case: Case, others: ControlRun, same: ControlRun) -> Measurement:
+    """All other knowledge against the own recipe, with its longer trainings where there are any.
+
+    Where these are far better than the recipe they say nothing of it: it alone counts then too, for two looks.
+    """
+    own = case.own_knowledge or same
+    points = case.difference("other knowledge", others, own)
+    if points.low > 0 or own is same:
+        return points
+    return case.difference("other knowledge", others, same, looks=2)
 
 
 def _hears_answers(case: Case) -> bool:
@@ -333,10 +345,11 @@ def capacity(case: Case) -> Finding | None:
     )
     if same is None or larger is None:
         return None
-    gained = case.difference(f"size {larger.path[-1]} minus same recipe", larger, same)
+    gained = _by_size(case, larger, same)
     top: Scores = sized if sized is not None and len(sized.seeds) >= LEAST_SEEDS else case.teacher
     longer = case.controls.get("longer")
-    reached = case.best([*case.knowledge_arms, *([] if longer is None else [longer])])
+    ways = [*case.knowledge_arms, *([] if longer is None else [longer])]
+    reached = case.best([arm for arm in ways if len(arm.seeds) >= LEAST_SEEDS])
     points = case.difference("size", top, reached)
     if not (gained.low > 0 and points.low > 0):
         return None
@@ -362,6 +375,18 @@ def capacity(case: Case) -> Finding | None:
         limit="zero",
     )
     return finding.with_(evidence=(width, *finding.evidence))
+
+
+def _by_size(case: Case, larger: ControlRun, same: ControlRun) -> Measurement:
+    """What a larger size gains over the own recipe; over its longer trainings too where that alone leaves it open.
+
+    Widened for both looks then.
+    """
+    name = f"size {larger.path[-1]} minus same recipe"
+    gained, own = case.difference(name, larger, same), case.own_knowledge
+    if gained.low > 0 or own is None or own is same:
+        return gained
+    return case.difference(name, larger, own, looks=2)
 
 
 def taught(arm: ControlRun) -> str:

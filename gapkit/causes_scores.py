@@ -85,8 +85,9 @@ def coverage(case: Case) -> Finding | None:
     power law of the number of samples with an exponent of at most 1 (Hestness 1712.00409) returns at
     least half of that when they are doubled; those are then the points. More of the same are not always
     the cure: where the excess loss is most of the gap and half of the samples lose nothing, they are of
-    the wrong kind. Without any control, not where the teacher itself loses a quarter of the excess or
-    more: labels that it memorized would cost the student as much.
+    the wrong kind. Not where a larger student, trained on the same samples, surely gains half of the
+    excess or more: these samples are enough for it. Without any control, not where the teacher itself
+    loses a quarter of the excess or more: labels that it memorized would cost the student as much.
     """
     loss = case.excess_loss
     if loss is None or not loss.low > 0:
@@ -103,7 +104,7 @@ def coverage(case: Case) -> Finding | None:
             points, seeds = _scaled(fewer, 0.5, "gain of twice the samples"), shared
     if case.same_view and loss.low > case.gap.value / 2:
         points, seeds = loss, SURE_SEEDS
-    if points is None:
+    if points is None or _larger_generalizes(case, loss):
         return None
     evidence = [
         Evidence(
@@ -125,6 +126,15 @@ def coverage(case: Case) -> Finding | None:
         would_change="A student trained on more samples that loses as much.",
         remedy=Remedy(text="More transfer data, unlabeled too: the teacher can label it; augment."),
     )
+
+
+def _larger_generalizes(case: Case, loss: Measurement) -> bool:
+    """Whether a larger student, trained on the same samples, gains half of that loss or more, beyond zero."""
+    same = case.controls.get("same recipe")
+    sizes = (case.controls.get(name) for name in ("next size up", "teacher-sized"))
+    larger = [run for run in sizes if run and same and n_seeds(run, same) >= LEAST_SEEDS]
+    gains = [case.difference(run.name, run, same) for run in larger if same]
+    return any(gain.low > 0 and gain.value >= loss.value / 2 for gain in gains)
 
 
 def _lost_by_half(case: Case, points: Measurement) -> Evidence:

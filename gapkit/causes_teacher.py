@@ -16,6 +16,7 @@ from gapkit.probes.interval import bonferroni_level, measured, paired
 
 # No error among n samples: an error rate below 3/n cannot be told from 0 (Hanley & Lippman-Hand 1983).
 RULE_OF_THREE = 3.0
+UNEARNED = 1 / 3
 LEAST_ROWS = 20  # of a slice, as in gapkit.probes.slices
 MOST_VALUES = 20  # of a declared column whose values are looked at one by one
 OF_THE_TEACHER = (
@@ -37,7 +38,7 @@ def overconfident_teacher(case: Case) -> Finding | None:
     Limit: the probability that it leaves to all other classes together, on train where it teaches, lies
     below 3/n, which n samples cannot tell from none (rule of three). That alone is even odds: a
     good teacher on an easy training set looks the same. It is more where the teacher is as sure of what it
-    gets wrong off train, by half of the gap or more (`unearned`), so that the labels are memorized ones,
+    gets wrong off train, by a third of the gap or more (`unearned`), so that the labels are memorized ones,
     and the student is no better off distilled than by labels alone. Points are those of hearing the
     same teacher at a higher temperature, where that control is better.
     """
@@ -108,9 +109,16 @@ def unearned(case: Case) -> Measurement | None:
 
 
 def memorized_labels(case: Case) -> bool:
-    """Whether the teacher's answers are the labels, and off train surer than right by half of the gap or more."""
+    """Whether the teacher's answers are the labels, and off train surely surer than right, by a share of the gap.
+
+    Of the gap, teachers that knew what they were taught were up to an eighth too sure where students lacked
+    samples, teachers that had memorized wrong labels from .47 on (planted, benchmarks/planted): `UNEARNED` lies
+    between.
+    """
     off = unearned(case)
-    return answers_are_labels(case) and off is not None and off.low >= case.gap.value / 2
+    if off is None or not answers_are_labels(case):
+        return False
+    return off.low > 0 and off.value >= UNEARNED * case.gap.value
 
 
 def _unearned_evidence(case: Case) -> tuple[Evidence, ...]:
@@ -123,19 +131,26 @@ def _unearned_evidence(case: Case) -> tuple[Evidence, ...]:
         if memorized_labels(case)
         else f"Off train its confidence exceeds its accuracy by {case.say.difference_of(off)} only."
     )
-    return (Evidence(text=text, measurement=off, limit="half of the gap"),)
+    return (Evidence(text=text, measurement=off, limit="zero, and a third of the gap"),)
 
 
 def softer(
     case: Case, same: ControlRun, arms: Sequence[ControlRun]
 ) -> tuple[Measurement, float] | None:
-    """What the best arm at a higher temperature gains, and its probability; None when nothing clear."""
+    """What the best arm of softer answers gains, and its probability; None when nothing clear.
+
+    Softer are answers at a higher temperature than the own one, and standardized ones at any.
+    """
     own = max((part.temperature for part in case.knowledge), default=1.0)
     menu = MENUS["classification"]
     warm = [
         arm
         for arm in arms
-        if max((part.temperature for part in menu.get(arm.recipe, ())), default=0.0) > own
+        if any(
+            part.loss == "standardized_kl" or part.temperature > own
+            for part in menu.get(arm.recipe, ())
+            if part.teaches
+        )
     ]
     if not warm:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from gapkit.case import Case
 from gapkit.causes import explains_most
 from gapkit.causes_controls import PREDICTION_SEEDS
 from gapkit.causes_teacher import memorized_labels
-from gapkit.confidence import LEAST_SEEDS
+from gapkit.confidence import LEAST_SEEDS, SURE_SEEDS
 from gapkit.distiller import TrainingFailed
 from gapkit.family import Family, Size
 from gapkit.gap import ALIKE, EARLIER, HALF, LIKE_TEACHER, RATE, VIEW, ControlRun
@@ -22,7 +23,14 @@ from gapkit.questions import LOSES, SAME, asked, gain, is_knowledge, matters, wo
 MAX_SEEDS = 8
 LONGER, SHORTER = 2.0, 0.5
 RISING = 0.5  # of the gap, lost with half the length: see Controls._suspects
-OF_SIZE = ("next size up", "teacher-sized")
+PROMISES = (
+    0.25  # of the gap: an arm whose first seeds gain as much is followed up before others are begun
+)
+OF_SIZE, SMALLER = ("next size up", "teacher-sized"), "smaller teacher"
+DEARER = 2.0
+"""How many times the next size up the teacher's may cost and still be tried first: it recovers whatever
+size can, the next one perhaps two thirds, and the seeds that a difference takes go with its square."""
+SOFTER = ("knowledge: std2", "knowledge: kl4")
 GENTLE = ("dist1", "kl1", "cosine", "mse")  # tried before other knowledge
 
 _VARIANTS = {
@@ -83,7 +91,7 @@ def standard_controls(
     if family.assistants and taught:
         middle = family.assistants[len(family.assistants) // 2]
         smaller = (teacher, middle, family.student)
-        controls.append(Control("smaller teacher", "is it the teacher's size?", smaller, recipe))
+        controls.append(Control(SMALLER, "is it the teacher's size?", smaller, recipe))
     if family.teacher is not None and taught:
         sized = (teacher, family.teacher)
         controls.append(Control("teacher-sized", "is it the training?", sized, recipe))
@@ -159,7 +167,7 @@ class Controls:
             return None
         bases = self._bases(names)
         if SAME in bases:  # all else is held against it
-            return self._affordable(SAME)
+            return self._affordable(SAME, case)
         for wishes in (
             bases,
             self._first(case, names),
@@ -168,7 +176,7 @@ class Controls:
             self._unclear(case, names),
         ):
             for name in wishes:
-                found = self._affordable(name)
+                found = self._affordable(name, case)
                 if found is not None:
                     return found
         return None
@@ -189,22 +197,22 @@ class Controls:
         return [name for name in names if self._tried.get(name, 0) < MAX_SEEDS]
 
     def _suspects(self, case: Case, names: Sequence[str]) -> list[str]:
-        """What would explain most of the gap if its first seeds tell the truth.
+        """What would explain a good part of the gap if its first seeds tell the truth.
 
         A larger size only once nothing at the student's own is left to try: it leads where nothing else
         does. Longer training where half the length loses half of the gap: returns diminish, so that where
         it loses less, twice the length cannot explain most.
         """
         found = [(points.value, name) for name, points in self._open(case, names)]
-        if any(name not in OF_SIZE for name in self._fresh(names)):
+        if any(name not in (*OF_SIZE, SMALLER) for name in self._fresh(names)):
             found = [(value, name) for value, name in found if name not in OF_SIZE]
-        most = case.gap.value / 2
+        part = PROMISES * case.gap.value
         wishes = [
             name
             for value, name in sorted(found, reverse=True)
-            if value >= most and self._tried[name] <= LEAST_SEEDS and name not in LOSES
+            if value >= part and self._tried[name] <= LEAST_SEEDS and name not in LOSES
         ]
-        if "longer" not in self._tried and worth_longer(case, RISING):
+        if self._tried.get("longer", 0) < LEAST_SEEDS and worth_longer(case, RISING):
             wishes.insert(0, "longer")
         return [name for name in wishes if name in names and not self._settled(case, name)]
 
@@ -216,19 +224,26 @@ class Controls:
             kinds = [name for name in names if name.startswith("knowledge: ")]
             raised |= {"scratch", *kinds[:1]}
         if memorized_labels(case):
-            raised |= {"scratch"}
+            raised |= {"scratch", *self._softer(names)}
         few = (name for name in names if name in raised and self._tried.get(name, 0) < LEAST_SEEDS)
         return [name for name in self._cheapest(few) if not self._settled(case, name)]
 
+    def _softer(self, names: Sequence[str]) -> list[str]:
+        """Of knowledge that softens a sure teacher's answers one kind: standardized logits know no sharpness."""
+        return [name for name in SOFTER if name in names][:1]
+
     def _untried(self, names: Sequence[str]) -> list[str]:
-        """What was never run, the cheapest first, other sizes after all else.
+        """What was never run, the cheapest first; then larger sizes, and a smaller teacher, which takes a training
+        of its own.
 
         The learning rate comes first, for all else is trained with it; then half the length, which says
         what longer training can bring.
         """
         fresh = self._cheapest(self._fresh(names))
-        last = (*OF_SIZE, "smaller teacher")
-        return sorted(fresh, key=lambda name: (name in last, name != RATE, name != "shorter"))
+        return sorted(
+            fresh,
+            key=lambda name: (name == SMALLER, name in OF_SIZE, name != RATE, name != "shorter"),
+        )
 
     def _fresh(self, names: Sequence[str]) -> list[str]:
         """What was never run and is not to wait."""
@@ -239,9 +254,12 @@ class Controls:
         return sorted(names, key=lambda name: self.price(self._arm(name), self.first_seed))
 
     def _waiting(self) -> list[str]:
-        """Knowledge beyond the first other kind, and the teacher's size, which names no cause by itself."""
+        """Knowledge beyond the first other kind, and one of the two larger sizes."""
         kinds = [arm.name for arm in self.arms if arm.name.startswith("knowledge: ")]
-        return [*kinds[1:], "teacher-sized"]
+        sizes = [name for name in OF_SIZE if any(arm.name == name for arm in self.arms)]
+        prices = [self.price(self._arm(name), self.first_seed) for name in sizes]
+        dear = len(sizes) == len(OF_SIZE) and prices[1] > DEARER * prices[0]
+        return [*kinds[1:], *(sizes[1:] if dear else sizes[:-1])]
 
     def _unclear(self, case: Case, names: Sequence[str]) -> list[str]:
         """What may still matter, the most promising first; then the knowledge that was left for later."""
@@ -269,23 +287,32 @@ class Controls:
             return True
         return n_seeds >= (PREDICTION_SEEDS if name == SAME else LEAST_SEEDS) and points.low > 0
 
-    def _affordable(self, name: str) -> str | None:
-        """The arm, or the student's own recipe where more of its seeds tell more; None when too dear."""
+    def _affordable(self, name: str, case: Case) -> str | None:
+        """The arm, or the student's own recipe where one more of its seeds tells more; None when too dear."""
         own = self._tried.get(SAME, 0)
-        if name != SAME and 0 < own < MAX_SEEDS and self._varies_more(name):
+        if name != SAME and 0 < own < MAX_SEEDS and self._own_lags(name, case):
             name = SAME
         cost = self.price(self._arm(name), self.first_seed + self._tried.get(name, 0))
         return name if self.spent + cost <= self.budget + 1e-9 else None
 
-    def _varies_more(self, name: str) -> bool:
-        """Whether the own recipe's mean is the less certain one of the two (s²/n), both with two seeds or more."""
-        variances = []
-        for arm in (SAME, name):
-            scores = [training.score for training in self._found.get(arm, [])]
-            if len(scores) < LEAST_SEEDS:
-                return False
-            variances.append(float(np.var(scores, ddof=1)) / len(scores))
-        return variances[0] > variances[1]
+    def _own_lags(self, name: str, case: Case) -> bool:
+        """Whether the own recipe has too few seeds beside an arm's, for it is what all are held against.
+
+        √k times as many are best for k arms that vary alike (Dunnett 1955): k are those still open with as
+        many seeds. Beside one arm n₁/n₂ = s₁/s₂ is; what few seeds spread by says nothing, so that below
+        `SURE_SEEDS` of either s₁ = s₂.
+        """
+        own, other = ([training.score for training in self._found.get(n, [])] for n in (SAME, name))
+        alike = [
+            arm
+            for arm, found in self._found.items()
+            if arm not in (SAME, name) and len(found) >= len(other) and not self._settled(case, arm)
+        ]
+        ratio = math.sqrt(1 + len(alike))
+        if min(len(own), len(other)) >= SURE_SEEDS:
+            spreads = [float(np.std(scores, ddof=1)) for scores in (own, other)]
+            ratio *= spreads[0] / spreads[1] if spreads[1] > 0 else math.inf
+        return len(own) < ratio * len(other)
 
     def _arm(self, name: str) -> Control:
         if name == "longer":

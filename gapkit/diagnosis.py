@@ -104,14 +104,14 @@ def _leads(case: Case, finding: Finding) -> bool:
     """Whether that finding can be the verdict, not only evidence.
 
     Without controls a bad slice is the verdict only where the student has no gap elsewhere: else whatever
-    made the gap made it there too; nor does a slice on which the teacher is beaten explain a gap. No gap
+    made the gap made it there too. A slice on which the teacher is beaten explains no gap. No gap
     is one only where no declared slice is left open on which the teacher is weak.
     """
     if finding.cause == "no_gap" and open_slice(case) is not None:
         return False
     if finding.cause == "false_success" and not case.controls:
         return no_gap(case) is not None or fine_elsewhere(case)
-    if finding.cause == "scheme_mismatch" and finding.points.group and not case.controls:
+    if finding.cause == "scheme_mismatch" and finding.points.group:
         return no_gap(case) is not None
     return finding.points.low > 0 or finding.probability > EVEN
 
@@ -147,8 +147,9 @@ def _rank(case: Case, finding: Finding, causes: Set[Cause]) -> tuple[float, floa
 
 
 def _is_most(case: Case, slice_found: Finding) -> bool:
-    """Whether a slice holds most of the gap and the student's own recipe, where it was tried, does not do as badly."""
-    whole = case.gap.low > 0 and hides_most(case, slice_found)
+    """Whether a slice holds most of the gap, the student has none elsewhere, and its own recipe, where it was tried,
+    does not do as badly."""
+    whole = case.gap.low > 0 and hides_most(case, slice_found) and fine_elsewhere(case)
     return whole and own_recovers(case) is not False
 
 
@@ -181,9 +182,11 @@ def _undecided(case: Case) -> Evidence:
         )
         limit = f"zero, with at least {LEAST_SEEDS} seeds a control"
         return Evidence(text=text, measurement=gap, limit=limit)
+    scratch = case.controls.get("scratch")
+    tried = "was not tried" if scratch is None else f"is open after {len(scratch.seeds)} seeds"
     text = (
         f"There is no gap on average ({case.say.difference_of(gap)}), but on {weak.group} the teacher itself "
-        f"scores {case.say.score_of(weak)}: whether labels know better there was not tried."
+        f"scores {case.say.score_of(weak)}: whether labels know better there {tried}."
     )
     return Evidence(text=text, measurement=weak, limit="nine tenths of the teacher's average")
 

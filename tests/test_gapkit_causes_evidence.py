@@ -168,20 +168,24 @@ def test_overconfident_gives_way_to_a_student_that_learns_from_it():
     assert finding.evidence[1].measurement.name == "scratch minus same recipe"
 
 
-@pytest.mark.parametrize("surplus, probability", [(0.06, NO_CONTROL), (0.04, EVEN)])
-def test_overconfident_is_more_than_even_where_it_is_surer_than_right_by_half_of_the_gap(
-    surplus, probability
+@pytest.mark.parametrize(
+    "student, surplus, probability",
+    [(0.6, 0.005, NO_CONTROL), (0.6, -0.005, EVEN), (0.3, 0.09, NO_CONTROL), (0.3, 0.07, EVEN)],
+)
+def test_overconfident_is_more_than_even_where_it_is_surely_surer_than_right_by_a_third_of_the_gap(
+    student, surplus, probability
 ):
-    """A gap of a tenth: the limit is .05, and the accuracy's upper bound is what confidence is held against."""
-    level = (same(0.6), arm("scratch", 0.6))
-    weak = case(teacher=0.7, student=0.6)
+    """Held against the accuracy's upper bound, .044 above .7: the limit is zero, and .133 of a gap of .4."""
+    level = (same(student), arm("scratch", student))
+    weak = case(teacher=0.7, student=student)
     right = weak.measurements.get("accuracy", of="teacher", split="validation").high
+    assert right == pytest.approx(0.744, abs=0.002)
     confidence = value("confidence", "teacher", right + surplus + 0.01, half=0.01)
-    about = {"knowledge": KL4, "teacher": 0.7, "student": 0.6}
+    about = {"knowledge": KL4, "teacher": 0.7, "student": student}
     found = overconfident_teacher(case(sure(0.001), confidence, controls=level, **about))
     assert found.probability == probability
     assert found.evidence[1].measurement.low == pytest.approx(surplus)
-    few = (same(0.6), arm("scratch", 0.6, n_seeds=1))
+    few = (same(student), arm("scratch", student, n_seeds=1))
     found = overconfident_teacher(case(sure(0.001), confidence, controls=few, **about))
     assert found.probability == EVEN
     assert overconfident_teacher(case(sure(0.01), confidence, controls=level, **about)) is None
