@@ -12,6 +12,7 @@ import typer
 from gapkit.cli_study import Shown, changes_of, open_study, quoted, show, watched
 from gapkit.errors import InputError
 from gapkit.options import (
+    FLAG,
     Changes,
     Device,
     DryRun,
@@ -31,7 +32,9 @@ def init(
     path: Annotated[Path, typer.Argument(metavar="[STUDY.py]", help="File to write.")] = Path(
         "study.py"
     ),
-    name: Annotated[str, typer.Option("--name", help="Of the study; default: the file's.")] = "",
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Of the study; default: the file's.")
+    ] = "",
 ) -> None:
     """Write a commented study file to fill in; it runs as it is."""
     from gapkit.template import filled
@@ -71,14 +74,23 @@ def report(
     out: Out = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="File to write (.pdf .html .md .json); default OUT/gap.pdf."),
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="File to write (.pdf .html .md .json); default OUT/gap.pdf.",
+        ),
     ] = None,
     form: Annotated[
-        str | None, typer.Option("--format", help="pdf, html, md or json; default: as --to ends.")
+        str | None,
+        typer.Option(
+            "--format", metavar="NAME", help="pdf, html, md or json; default: as --to ends."
+        ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Print the quality gates; exit 1 unless all of them pass."),
+        typer.Option(
+            "--check", metavar=FLAG, help="Print the quality gates; exit 1 unless all of them pass."
+        ),
     ] = False,
     seed: Seed = None,
     device: Device = None,
@@ -87,7 +99,7 @@ def report(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write the PDF of what the run folder holds."""
+    """Write what the run folder holds as PDF, HTML, Markdown or JSON; answer quality gates."""
     shown, changed = Shown(as_json, dry_run, quiet), changes_of(changes, seed, device)
     with open_study(study, out, changed=changed) as opened:
         target = _reported(opened, to, form)
@@ -129,12 +141,12 @@ def _reported(study: Study, to: Path | None, form: str | None) -> Path:
 
 def compare(
     runs: RunFolders,
-    to: Annotated[Path, typer.Option("--to", help="File to write (.pdf .html .md .json).")] = Path(
-        "compare.pdf"
-    ),
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE", help="File to write (.pdf .html .md .json).")
+    ] = Path("compare.pdf"),
     as_json: Json = False,
 ) -> None:
-    """Put several runs, or several students, side by side in one PDF."""
+    """Put several runs, or several students, side by side in one file."""
     from gapkit.reports import compare as side_by_side
 
     path = side_by_side(to, runs)

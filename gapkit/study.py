@@ -164,6 +164,7 @@ class Study:
     def trainings(self) -> Trainings:
         """Everything trained for this study; opens the run folder, trains a teacher when none is given."""
         self.check()
+        self._check_layers()
         if self.crew.leads:
             self.run.open(self.identity())
         trainings = Trainings(
@@ -197,6 +198,24 @@ class Study:
         """Raise InputError when models, data and task do not fit; two samples a split decide."""
         models = {"teacher": self.teacher_model_for_pricing, "student": self.student_for_pricing}
         preflight(self.task, self.data, models, self.device)
+
+    def _check_layers(self) -> None:
+        """Refuse layers asked for by a name that there is not, before anything is trained for it."""
+        if self.layers is None:
+            return
+        from gapkit.probes.survey import taps_for
+
+        models = {"teacher": self.teacher_model_for_pricing, "student": self.student_for_pricing}
+        taps_for(
+            models,
+            self.data,
+            self.layers,
+            self.reduce,
+            "train",
+            REFUSAL_SAMPLES,
+            self.device,
+            self.seed,
+        )
 
     @property
     def has_teacher(self) -> bool:
@@ -323,13 +342,17 @@ class Study:
         self.run.save("gap", gap, request)
         return gap
 
-    def _check_trains(self) -> None:
-        """Refuse controls and searches that could not train all of their arms."""
+    def check_recipe(self) -> None:
+        """Raise InputError when this kind of task knows no knowledge of the recipe's name."""
         if self.recipe_name not in self.knowledge:
             raise InputError(
                 f"Expected Recipe(knowledge=...) for a task of {self.task.kind}, one of "
                 f"{', '.join(self.knowledge)} or your own, but got {self.recipe_name!r}"
             )
+
+    def _check_trains(self) -> None:
+        """Refuse controls and searches that could not train all of their arms."""
+        self.check_recipe()
         if self.data.targets("train") is None:
             raise InputError(
                 "Expected targets for controls and plans, which train on labels alone too, but the data "
@@ -578,9 +601,10 @@ class Study:
         Args:
             path: default: gap.pdf in the run folder.
         """
+        from gapkit.reports import checked_target
         from gapkit.reports import write as write_report
 
-        target = self.run.path("gap.pdf") if path is None else Path(path)
+        target = checked_target(self.run.path("gap.pdf") if path is None else path)
         inside = target.resolve().parent == self.run.folder.resolve()
         if inside and target.suffix == ".json" and target.name != "report.json":
             raise InputError(

@@ -65,7 +65,7 @@ def write(
     """
     results, say = _gathered(study, measurements, gap, plan, outcome, manifest, task_unit)
     results = results.with_(gates=tuple(gates), choice=choice, exhibits=exhibits)
-    target = _target(path)
+    target = checked_target(path)
     from gapkit.reports.compose import report_of
     from gapkit.reports.draw import draw
 
@@ -83,7 +83,7 @@ def compare(path: str | Path, runs: Sequence[str | Path | Results]) -> Path:
     Raises:
         InputError: for fewer than two runs, scores that cannot be compared, or a folder without measurements.
     """
-    target = _target(path)
+    target = checked_target(path)
     from gapkit.reports.compose_compare import comparison
     from gapkit.reports.draw_compare import draw_comparison
     from gapkit.reports.results import Results, read_run
@@ -95,7 +95,7 @@ def compare(path: str | Path, runs: Sequence[str | Path | Results]) -> Path:
     return _put(report, drawings, target)
 
 
-def _target(path: str | Path) -> Path:
+def checked_target(path: str | Path) -> Path:
     """The path, once it is known that a report can be put there."""
     from gapkit.errors import InputError
 
