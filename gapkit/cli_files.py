@@ -16,6 +16,7 @@ from gapkit.options import (
     Changes,
     Device,
     DryRun,
+    Fonts,
     Json,
     Out,
     Quiet,
@@ -92,6 +93,7 @@ def report(
             "--check", metavar=FLAG, help="Print the quality gates; exit 1 unless all of them pass."
         ),
     ] = False,
+    fonts: Fonts = None,
     seed: Seed = None,
     device: Device = None,
     changes: Changes = None,
@@ -110,7 +112,7 @@ def report(
             work = quoted(opened, ("report",))
         else:
             path, gates = watched(
-                opened, shown, lambda s: (s.report(target), s.gates() if check else ())
+                opened, shown, lambda s: (s.report(target, fonts or ()), s.gates() if check else ())
             )
     if dry_run:
         show(work, as_json)
@@ -144,10 +146,11 @@ def compare(
     to: Annotated[
         Path, typer.Option("--to", metavar="FILE", help="File to write (.pdf .html .md .json).")
     ] = Path("compare.pdf"),
+    fonts: Fonts = None,
     as_json: Json = False,
 ) -> None:
     """Put several runs, or several students, side by side in one file."""
     from gapkit.reports import compare as side_by_side
 
-    path = side_by_side(to, runs)
+    path = side_by_side(to, runs, fonts or ())
     print(json.dumps({"report": str(path)}) if as_json else f"report   {path}")

@@ -99,6 +99,12 @@ Changes = Annotated[
         rich_help_panel=STUDY,
     ),
 ]
+Fonts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--font", metavar="FILE", help="Font for scripts such as CJK or emoji. Repeatable."
+    ),
+]
 RunFolders = Annotated[
     list[Path], typer.Argument(metavar="RUN RUN...", help="Two run folders or more.")
 ]

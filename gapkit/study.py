@@ -291,11 +291,12 @@ class Study(Pair):
             groups=self.data.groups("validation"),
         )
 
-    def report(self, path: str | Path | None = None) -> Path:
+    def report(self, path: str | Path | None = None, fonts: Sequence[str | Path] = ()) -> Path:
         """Write the report of whatever the run folder holds: PDF, or .md, .html, .json by the path's ending.
 
         Args:
             path: default: gap.pdf in the run folder.
+            fonts: files of fonts for scripts that the embedded ones lack, such as CJK; the report names them.
         """
         from gapkit.reports import checked_target
         from gapkit.reports import write as write_report
@@ -319,6 +320,7 @@ class Study(Pair):
             exhibits=self._exhibits(grounds.outcome),
             manifest=self._manifest(),
             task_unit=self.task.unit,
+            fonts=fonts,
         )
 
     def _exhibits(self, outcome: Outcome | None) -> Exhibits:
