@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -61,17 +61,41 @@ def checkup(study: Any) -> Checkup:
         ("data", _data),
         ("views", _views),
         ("models", _models),
+        ("family", _family),
         ("modes", _modes),
         ("layers", _layers),
-        ("family", _family),
         ("training", _step),
     )
-    items = [
-        Item(name=name, state=state, said=said)
-        for name, check in tried
-        for state, said in _caught(check, study)
-    ]
+    items: list[Item] = []
+    for name, check in tried:
+        if name in _left_out(study, items):
+            said = "not tried: it follows from what is wrong above"
+            items.append(Item(name=name, state="note", said=said))
+        else:
+            tries = _caught(check, study)
+            items += [Item(name=name, state=state, said=said) for state, said in tries]
     return Checkup(study=study.name, device=str(study.device), items=tuple(items))
+
+
+def _left_out(study: Any, items: Sequence[Item]) -> tuple[str, ...]:
+    """Checks that could only repeat the mistakes found by now."""
+    if not any(
+        item.state == "wrong" and item.name in ("data", "views", "models") for item in items
+    ):
+        return ()
+    return ("training",) if _answers(study) else ("modes", "layers", "training")
+
+
+def _answers(study: Any) -> bool:
+    """Whether both models take their views at all."""
+    try:
+        views = dict(zip(("teacher", "student"), _batch(study)))
+        for who, model in _both(study).items():
+            with guest(model), torch.no_grad():
+                call(model, views[who])
+    except Exception:
+        return False
+    return True
 
 
 def _caught(check: Callable[[Any], Iterator[Said]], study: Any) -> Iterator[Said]:
@@ -205,6 +229,7 @@ def _step(study: Any) -> Iterator[Said]:
     """The recipe's own loss on one batch, and whether it moves the student."""
     from gapkit.objective import Objective
 
+    study.check_recipe()
     teacher_view, student_view, targets = _batch(study)
     teacher = study.teacher_model_for_pricing
     student = study.family.fresh(study.family.student, study.seed).to(study.device)

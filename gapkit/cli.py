@@ -13,8 +13,8 @@ from typer.exceptions import TyperException
 from gapkit import __version__
 from gapkit.cli_files import check, compare, init, report
 from gapkit.cli_verbs import DEMO_BUDGETS, demo, diagnose, distill, measure, plan, run
-from gapkit.errors import InputError
-from gapkit.options import examples
+from gapkit.errors import InputError, describe
+from gapkit.options import FLAG, examples
 
 __all__ = ["DEMO_BUDGETS", "app", "main"]
 
@@ -91,7 +91,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _gapkit(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", metavar=FLAG, callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -122,8 +125,6 @@ def main() -> None:
 
 def _one_line(error: Exception) -> str:
     if type(error).__name__ == "ValidationError":
-        from gapkit.runs import describe
-
         return f"Expected valid fields but {describe(error)}"  # type: ignore[arg-type]
     return str(error)
 

@@ -12,9 +12,11 @@ import typer
 from gapkit.cli_study import Shown, changes_of, open_study, quoted, show, watched
 from gapkit.errors import InputError
 from gapkit.options import (
+    FLAG,
     Changes,
     Device,
     DryRun,
+    Fonts,
     Json,
     Out,
     Quiet,
@@ -31,7 +33,9 @@ def init(
     path: Annotated[Path, typer.Argument(metavar="[STUDY.py]", help="File to write.")] = Path(
         "study.py"
     ),
-    name: Annotated[str, typer.Option("--name", help="Of the study; default: the file's.")] = "",
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Of the study; default: the file's.")
+    ] = "",
 ) -> None:
     """Write a commented study file to fill in; it runs as it is."""
     from gapkit.template import filled
@@ -71,15 +75,25 @@ def report(
     out: Out = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="File to write (.pdf .html .md .json); default OUT/gap.pdf."),
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="File to write (.pdf .html .md .json); default OUT/gap.pdf.",
+        ),
     ] = None,
     form: Annotated[
-        str | None, typer.Option("--format", help="pdf, html, md or json; default: as --to ends.")
+        str | None,
+        typer.Option(
+            "--format", metavar="NAME", help="pdf, html, md or json; default: as --to ends."
+        ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Print the quality gates; exit 1 unless all of them pass."),
+        typer.Option(
+            "--check", metavar=FLAG, help="Print the quality gates; exit 1 unless all of them pass."
+        ),
     ] = False,
+    fonts: Fonts = None,
     seed: Seed = None,
     device: Device = None,
     changes: Changes = None,
@@ -87,7 +101,7 @@ def report(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write the PDF of what the run folder holds."""
+    """Write what the run folder holds as PDF, HTML, Markdown or JSON; answer quality gates."""
     shown, changed = Shown(as_json, dry_run, quiet), changes_of(changes, seed, device)
     with open_study(study, out, changed=changed) as opened:
         target = _reported(opened, to, form)
@@ -98,7 +112,7 @@ def report(
             work = quoted(opened, ("report",))
         else:
             path, gates = watched(
-                opened, shown, lambda s: (s.report(target), s.gates() if check else ())
+                opened, shown, lambda s: (s.report(target, fonts or ()), s.gates() if check else ())
             )
     if dry_run:
         show(work, as_json)
@@ -129,13 +143,14 @@ def _reported(study: Study, to: Path | None, form: str | None) -> Path:
 
 def compare(
     runs: RunFolders,
-    to: Annotated[Path, typer.Option("--to", help="File to write (.pdf .html .md .json).")] = Path(
-        "compare.pdf"
-    ),
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE", help="File to write (.pdf .html .md .json).")
+    ] = Path("compare.pdf"),
+    fonts: Fonts = None,
     as_json: Json = False,
 ) -> None:
-    """Put several runs, or several students, side by side in one PDF."""
+    """Put several runs, or several students, side by side in one file."""
     from gapkit.reports import compare as side_by_side
 
-    path = side_by_side(to, runs)
+    path = side_by_side(to, runs, fonts or ())
     print(json.dumps({"report": str(path)}) if as_json else f"report   {path}")

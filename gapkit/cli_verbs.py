@@ -139,9 +139,15 @@ def distill(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of split, models and search.")] = 0,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of one full training.")] = 60,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Of split, models and search.")
+    ] = 0,
+    epochs: Annotated[
+        int, typer.Option("--epochs", metavar="N", min=1, help="Of one full training.")
+    ] = 60,
     device: Device = None,
     changes: Changes = None,
     quiet: Quiet = False,

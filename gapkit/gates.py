@@ -140,7 +140,7 @@ def _worth(item: Comparison, say: Wording) -> Gate:
     on = "test" if item.points.split == "test" else "validation"
     size = (
         f"On {on}, {item.name} differs from labels alone trained as long by "
-        f"{say.difference_of(item.points)} ({item.n_seeds} seed(s) each)"
+        f"{say.difference_of(item.points)} ({item.n_seeds} seed{'s' * (item.n_seeds != 1)} each)"
     )
     says = {
         "better": f"{size}: relearning does not get there.",

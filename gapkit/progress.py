@@ -28,6 +28,7 @@ class Progress:
     def __init__(self, phases: Sequence[str] = ()) -> None:
         self._phases = tuple(phases)
         self._phase, self._start, self._said, self._what = "", 0.0, 0.0, ""
+        self._at = 0
         self._bar: Any = None
         self._task: Any = None
         self._whole: Any = None
@@ -86,6 +87,7 @@ class Progress:
         text = f"{VERBS.get(self._phase, self._phase)}: {how} {seconds:.0f} s"
         if self._bar is not None:
             self._bar.remove_task(self._task)
+            self._bar.refresh()  # so that what is printed next finds as many lines as there are
             self._bar.console.print(text, highlight=False)
         else:
             _line(text)
@@ -96,6 +98,9 @@ class Progress:
         if self._whole is None or self._phase not in self._phases:
             return
         at = self._phases.index(self._phase)
+        if at < self._at:  # a step within a later one, such as measuring what was distilled
+            return
+        self._at = at
         what = f"step {at + 1} of {len(self._phases)}"
         self._bar.update(self._whole, completed=at + min(1.0, share), what=what)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_serializer, field_validator
 
-from gapkit.errors import InputError, unknown
+from gapkit.errors import InputError, describe, unknown
 from gapkit.knowledge import MENUS, Knowledge
 from gapkit.record import Record
 
@@ -92,10 +92,7 @@ class Recipe(Record):
         try:
             return self.with_(**changes)
         except ValidationError as error:
-            item = error.errors(include_url=False)[0]
-            raise InputError(
-                f"Expected a usable recipe but {item['loc'][0]}: {item['msg']}, got {item['input']!r}"
-            ) from None
+            raise InputError(f"Expected a usable recipe but {describe(error)}") from None
 
     def steps(self, n_samples: int) -> int:
         """Optimizer steps of one training; a last batch of one sample is joined to none and left out."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from gapkit import __version__
-from gapkit.errors import InputError
+from gapkit.errors import InputError, describe
 from gapkit.record import Record
 
 FORMAT = 1
@@ -219,24 +219,6 @@ def write(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
-
-
-def describe(error: ValidationError) -> str:
-    """A pydantic error in one line: where, what was expected, what came."""
-    parts = []
-    found = error.errors(include_url=False)
-    places = [item["loc"] for item in found]
-    for item in found:
-        place = item["loc"]
-        if any(len(other) > len(place) and other[: len(place)] == place for other in places):
-            continue  # a container is at fault only because of what it holds
-        where = ".".join(str(part) for part in item["loc"])
-        came = item.get("input")
-        got = "" if isinstance(came, (dict, list)) or "got" in item["msg"] else f", got {came!r}"
-        parts.append(
-            f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}{got}"
-        )
-    return "; ".join(parts[:5])
 
 
 def _read_json(path: Path, mend: str) -> dict[str, Any]:

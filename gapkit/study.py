@@ -2,67 +2,47 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from gapkit import losses
-from gapkit.answers import predict
 from gapkit.arguments import check_arguments, check_budget, device_of
 from gapkit.case import Case
 from gapkit.choice import choose_knowledge
 from gapkit.crew import Crew
 from gapkit.data import Data
 from gapkit.diagnosis import diagnose
-from gapkit.distiller import Tick
 from gapkit.errors import InputError, unknown
 from gapkit.execution import Execution
 from gapkit.exhibits import Exhibits, exhibit
-from gapkit.family import Family, Size, count_parameters
+from gapkit.family import Family
 from gapkit.gap import Gap
 from gapkit.gates import check_gates
-from gapkit.goal import GOALS, Goal, Pupil
+from gapkit.goal import GOALS
 from gapkit.grounds import Gate, Grounds
-from gapkit.history import History, TrialRow, control_rows
+from gapkit.history import History
 from gapkit.inquiry import Inquiry
-from gapkit.knowledge import MENUS, Knowledge
 from gapkit.limits import Limits
 from gapkit.measurement import Measurements
-from gapkit.menu import ways_for
-from gapkit.objective import refusal
-from gapkit.outcome import Outcome, StageResult, Training
+from gapkit.outcome import Outcome, StageResult
+from gapkit.pair import Heard, Pair
 from gapkit.plans import Plan
-from gapkit.preflight import preflight
-from gapkit.prices import Prices
-from gapkit.pricing import Pricing
+from gapkit.quest import Quest
 from gapkit.recipe import Recipe
 from gapkit.record import Record
 from gapkit.remedies import with_stages
 from gapkit.runs import Run, write
-from gapkit.search import FRACTIONS, plan
+from gapkit.search import FRACTIONS
 from gapkit.task import Task
-from gapkit.trainings import Trainings
-from gapkit.variants import Variants, best_checkpoint
-from gapkit.ways import Way
-from gapkit.weights import hash_state, hash_weights, on_device, read_state
-from gapkit.wording import Wording
-
-REFUSAL_SAMPLES = 8
-_SAID = {"worst_slice": "score of the worst slice", "relation": "correlation of distances"}
-
-Heard = Callable[[str, float, float, str], None]
+from gapkit.weights import hash_weights, on_device
 
 
-class Study:
+class Study(Pair):
     """One teacher, one student that disappoints, and everything gapkit finds out about them.
 
     Every verb writes its result to the run folder and takes from it what is there already, so that a
@@ -129,133 +109,6 @@ class Study:
         self.crew = Crew()
         self.outcome: Outcome | None = None
 
-    @cached_property
-    def knowledge(self) -> dict[str, tuple[Knowledge, ...]]:
-        """Name -> knowledge of all arms: the standard ones and the recipe's own."""
-        own = self.recipe.knowledge
-        menu = {
-            name: parts
-            for name, parts in MENUS[self.task.kind].items()
-            if name == own or name not in self.refused
-        }
-        if isinstance(own, str):
-            return menu
-        if callable(own):
-            own = (Knowledge(kind="response", loss=registered(own)),)
-        others = {name: parts for name, parts in menu.items() if parts != tuple(own)}
-        return {"own": tuple(own)} | others
-
-    @cached_property
-    def refused(self) -> dict[str, str]:
-        """Standard mixtures that this task's outputs are too small for -> why."""
-        few = np.arange(min(REFUSAL_SAMPLES, self.data.size("train")))
-        student = self.student_for_pricing
-        outputs = predict(student, self.data, "train", self.task, self.device, positions=few)
-        menu = MENUS[self.task.kind]
-        reasons = {name: refusal(self.task, parts, outputs) for name, parts in menu.items()}
-        return {name: reason for name, reason in reasons.items() if reason}
-
-    @property
-    def recipe_name(self) -> str:
-        """The name of the failing student's own knowledge."""
-        return self.recipe.knowledge if isinstance(self.recipe.knowledge, str) else "own"
-
-    @cached_property
-    def trainings(self) -> Trainings:
-        """Everything trained for this study; opens the run folder, trains a teacher when none is given."""
-        self.check()
-        if self.crew.leads:
-            self.run.open(self.identity())
-        trainings = Trainings(
-            self.task,
-            self.data,
-            self.family,
-            self.recipe,
-            self.run,
-            knowledge=self.knowledge,
-            recipe_name=self.recipe_name,
-            device=self.device,
-            crew=self.crew,
-        )
-        teacher, key = self._teacher, ""
-        if teacher is None and self.crew.leads:
-            trainings.tick = self._ticks("prepare", 0, 1, f"teacher of size {self.family.teacher}")
-            training = trainings.arm((self._teacher_size,), "scratch", self.seed)
-            teacher, key = trainings.model(training), training.key
-        if teacher is None:
-            return trainings  # the first process trains one and says so
-        self._teacher = teacher
-        trainings.lend("teacher", on_device(teacher, self.device), training=key)
-        trainings.student = self._student
-        for position, state in enumerate(self._states):
-            trainings.lend(f"checkpoint:{position}", self._earlier(teacher, state, position))
-        trainings.tick = None
-        trainings.variant = lambda name: self._variants(name)
-        return trainings
-
-    def check(self) -> None:
-        """Raise InputError when models, data and task do not fit; two samples a split decide."""
-        models = {"teacher": self.teacher_model_for_pricing, "student": self.student_for_pricing}
-        preflight(self.task, self.data, models, self.device)
-
-    @property
-    def has_teacher(self) -> bool:
-        """Whether a trained teacher was given (or is trained by now)."""
-        return self._teacher is not None
-
-    @property
-    def has_student(self) -> bool:
-        """Whether a trained student was given (or is trained by now)."""
-        return self._student is not None
-
-    @property
-    def teacher_model_for_pricing(self) -> nn.Module:
-        """The teacher, or an untrained one of its size: costs do not depend on the weights."""
-        model = self._teacher
-        if model is None:
-            model = self.family.fresh(self._teacher_size, self.seed)
-        return on_device(model, self.device)
-
-    @property
-    def student_for_pricing(self) -> nn.Module:
-        """The student, or an untrained one of its size."""
-        model = self._student
-        if model is None:
-            model = self.family.fresh(self.family.student, self.seed)
-        return on_device(model, self.device)
-
-    @property
-    def teacher(self) -> nn.Module:
-        """The teacher, trained first when none was given."""
-        return self.trainings.source("teacher").model
-
-    @property
-    def student(self) -> nn.Module:
-        """The student that disappoints, distilled first when none was given."""
-        trainings = self.trainings
-        if self._student is None:
-            trainings.tick = self._ticks("prepare", 0, 1, f"student of size {self.family.student}")
-            self._check_trains()
-            training = self._same_recipe(self.seed)
-            self._student = trainings.model(training)
-            trainings.trained_here["student"] = training.key
-            trainings.tick = None
-        trainings.student = self._student
-        return self._student
-
-    @property
-    def _teacher_size(self) -> Size:
-        return self.family.teacher if self.family.teacher is not None else "teacher"
-
-    def _same_recipe(self, seed: int) -> Training:
-        name = self.recipe_name
-        path = (
-            (self.family.student,)
-            if name == "scratch"
-            else (self._teacher_size, self.family.student)
-        )
-        return self.trainings.arm(path, name, seed)
-
     def measure(self) -> Measurements:
         """Measure teacher, student and an untrained student on every split."""
         teacher, student = self.teacher, self.student
@@ -303,7 +156,7 @@ class Study:
         if found is not None:
             return found
         inquiry = Inquiry(
-            self.trainings, self._variants, self._pricing, partial(self._train_heard, "diagnose")
+            self.trainings, self._variants, self._pricing, partial(self.train_heard, "diagnose")
         )
         case = Case(measurements, **self._circumstances())
         runner = inquiry.controls(case, budget, self.seed) if controls else None
@@ -323,23 +176,6 @@ class Study:
         self.run.save("gap", gap, request)
         return gap
 
-    def _check_trains(self) -> None:
-        """Refuse controls and searches that could not train all of their arms."""
-        if self.recipe_name not in self.knowledge:
-            raise InputError(
-                f"Expected Recipe(knowledge=...) for a task of {self.task.kind}, one of "
-                f"{', '.join(self.knowledge)} or your own, but got {self.recipe_name!r}"
-            )
-        if self.data.targets("train") is None:
-            raise InputError(
-                "Expected targets for controls and plans, which train on labels alone too, but the data "
-                "gives none; measure(), diagnose(controls=False) and distill(plan) need none"
-            )
-
-    def follow(self) -> None:
-        """As one of several processes but the first: train along with it until it is done."""
-        self.trainings.follow()
-
     def _circumstances(self) -> dict[str, Any]:
         """What a diagnosis knows of the study beside what was measured."""
         return {
@@ -352,35 +188,6 @@ class Study:
             "same_view": self.data.same_view,
             "slices": self.data.slices("validation"),
         }
-
-    @cached_property
-    def _variants(self) -> Variants:
-        return Variants(self.trainings)
-
-    @cached_property
-    def _pricing(self) -> Pricing:
-        return Pricing(self.trainings, self._variants)
-
-    @property
-    def prices(self) -> Prices:
-        """Measured once, kept in the run folder: the unit of every budget."""
-        return self._pricing.prices
-
-    def _notes(self) -> list[str]:
-        """What a reader of the diagnosis must know about the models that were given."""
-        pairs = (
-            ("teacher", self._teacher, self.family.teacher),
-            ("student", self._student, self.family.student),
-        )
-        refused = [f"Not tried: {name}. {reason}." for name, reason in self.refused.items()]
-        return refused + [
-            f"The {who} given has {count_parameters(model):,} parameters, size {size} of the family "
-            f"{self.family.parameters(size):,}: the controls speak of the latter."
-            for who, model, size in pairs
-            if model is not None
-            and size is not None
-            and count_parameters(model) != self.family.parameters(size)
-        ]
 
     def plan(
         self,
@@ -412,7 +219,7 @@ class Study:
         self._check_trains()
         self.measure()
         gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
-        above = self._within(limits or Limits())
+        above = self._quest.within(limits or Limits())
         request = {"budget": budget, "fractions": list(fractions), "gap": _digest(gap)}
         if objective != "score":
             request["objective"] = objective
@@ -421,89 +228,20 @@ class Study:
         found = self.run.load("plan", Plan, request)
         if found is not None:
             return found
-        proposal, history = self._search(
+        proposal, history = self._quest.search(
             gap, budget, fractions, objective=objective, above=above, jobs=jobs
         )
         self.run.save("plan", proposal, request)
         self._keep_history(history)
         return proposal
 
+    @property
+    def _quest(self) -> Quest:
+        return Quest(self, self._grounds, self._keep_history)
+
     def _keep_history(self, history: History) -> None:
         self.run.save("trials", history)
         write(self.run.path("trials.csv"), history.csv().encode())
-
-    def _within(self, limits: Limits) -> Size | None:
-        """The next size up when that is within limits; refuses a student beyond them."""
-        batch = next(iter(self.data.batches("validation", 1)))
-        view = self.data.student_view(batch.raw)
-        beyond = limits.excess(self.student_for_pricing, view)
-        if beyond:
-            raise InputError(
-                f"Expected a student within the limits but size {self.family.student} has {beyond}"
-            )
-        above = self.family.next_size_up
-        if above is None:
-            return None
-        larger = on_device(self.family.fresh(above, self.seed), self.device)
-        return None if limits.excess(larger, view) else above
-
-    def _search(
-        self,
-        gap: Gap,
-        budget: float,
-        fractions: Sequence[float],
-        known: Sequence[TrialRow] = (),
-        *,
-        objective: str = "score",
-        above: Size | None = None,
-        jobs: int = 1,
-    ) -> tuple[Plan, History]:
-        goal = Goal(objective, self.trainings)
-        ways = self._ways(gap, budget, {row.recipe for row in known})
-        self.trainings.ways |= ways
-        controls = goal.reached(control_rows(gap.controls))
-        proposal, history = plan(
-            Pupil(self.trainings, objective),
-            study=self.name,
-            sizes=self._path_sizes,
-            prices=self.prices,
-            knowledge=ways,
-            budget=budget,
-            teacher_score=gap.teacher.value if objective == "score" else goal.of_teacher,
-            epochs=self.recipe.epochs,
-            fractions=fractions,
-            gap=gap,
-            known=[*controls, *known],
-            seed=self.seed,
-            jobs=jobs,
-            above=above,
-            say=Wording(
-                unit="" if objective == "relation" else self.task.unit,
-                score_name=_SAID.get(objective, self.task.score_name),
-            ),
-            heard=lambda spent, total, what: self._train_heard("plan", spent, total, what),
-            told=self._keep_history,
-        )
-        if objective != "score":  # what stages are measured by is the score
-            silent = tuple(stage.with_(predicted=None) for stage in proposal.stages)
-            proposal = proposal.with_(objective=objective, stages=silent)
-        return proposal, history
-
-    def _ways(self, gap: Gap, budget: float, tried: Set[str]) -> dict[str, Way]:
-        """The ways that a plan is chosen from, those of earlier trials among them."""
-        trainings = self.trainings
-        return ways_for(
-            self.knowledge,
-            replace(self._grounds(), gap=gap),
-            budget=budget,
-            tried={self.recipe_name, *tried},
-            earlier=best_checkpoint(trainings) if trainings.n_checkpoints else "",
-            n_earlier=trainings.n_checkpoints,
-        )
-
-    @property
-    def _path_sizes(self) -> tuple[Size, ...]:
-        return (self._teacher_size, *self.family.assistants, self.family.student)
 
     def distill(self, plan: Plan | None = None) -> Outcome:
         """Carry out a plan (default: the run folder's, edited or not), measuring after every stage."""
@@ -523,36 +261,17 @@ class Study:
             self._survey,
             before,
             self._replan,
-            lambda done, total, what: self._train_heard("distill", done, total, what),
+            lambda done, total, what: self.train_heard("distill", done, total, what),
         )
         outcome = execution.run()
         self.run.save("outcome", outcome, request)
         return outcome
 
     def _replan(self, missed: StageResult) -> Plan | None:
-        """Choose again from all that is known by now, the miss included, without further search.
-
-        The plan in the run folder stays as it is: it is what the outcome answers.
-        """
+        """A plan for what is left after a miss; the one in the run folder stays: it is what the outcome answers."""
         gap = self.run.load("gap", Gap) or self.diagnose(controls=False)
         history = self.run.load("trials", History) or History()
-        fresh = [
-            TrialRow(
-                path=training.path,
-                recipe=training.recipe,
-                seed=training.seed,
-                fraction=training.fraction,
-                origin="search",
-                cost=0.0,
-                expected=math.nan if missed.predicted is None else missed.predicted.value,
-                score=training.score,
-            )
-            for training in missed.trainings
-            if training.recipe in self.trainings.ways
-        ]
-        searched = [row for row in history.rows if row.origin == "search"]
-        proposal, _ = self._search(gap, 0.0, FRACTIONS, [*searched, *fresh])
-        return proposal if all(stage.name != missed.name for stage in proposal.stages) else None
+        return self._quest.again(gap, history, missed)
 
     def gates(self) -> tuple[Gate, ...]:
         """Answer the quality gates from whatever the run folder holds."""
@@ -572,15 +291,17 @@ class Study:
             groups=self.data.groups("validation"),
         )
 
-    def report(self, path: str | Path | None = None) -> Path:
+    def report(self, path: str | Path | None = None, fonts: Sequence[str | Path] = ()) -> Path:
         """Write the report of whatever the run folder holds: PDF, or .md, .html, .json by the path's ending.
 
         Args:
             path: default: gap.pdf in the run folder.
+            fonts: files of fonts for scripts that the embedded ones lack, such as CJK; the report names them.
         """
+        from gapkit.reports import checked_target
         from gapkit.reports import write as write_report
 
-        target = self.run.path("gap.pdf") if path is None else Path(path)
+        target = checked_target(self.run.path("gap.pdf") if path is None else path)
         inside = target.resolve().parent == self.run.folder.resolve()
         if inside and target.suffix == ".json" and target.name != "report.json":
             raise InputError(
@@ -599,6 +320,7 @@ class Study:
             exhibits=self._exhibits(grounds.outcome),
             manifest=self._manifest(),
             task_unit=self.task.unit,
+            fonts=fonts,
         )
 
     def _exhibits(self, outcome: Outcome | None) -> Exhibits:
@@ -625,69 +347,6 @@ class Study:
             "versions": {"gapkit": self.run.manifest.get("gapkit", ""), **versions},
             "inputs": self.run.manifest.get("identity", {}),
         }
-
-    def identity(self) -> dict[str, str]:
-        """What makes this study itself; a folder that says otherwise belongs to another."""
-        sizes = ", ".join(f"{size}: {self.family.parameters(size)}" for size in self.family.sizes)
-        earlier = {"checkpoints": " ".join(map(hash_state, self._states))} if self._states else {}
-        return {
-            "study": self.name,
-            "task": f"{self.task.kind}, {self.task.score_name}",
-            "seed": str(self.seed),
-            "data": self.data.fingerprint(),
-            "family": sizes,
-            "architecture": self.family.fingerprint(),
-            "recipe": self.recipe.model_dump_json(),
-            "teacher": "trained here" if self._teacher is None else hash_weights(self._teacher),
-            "student": "trained here" if self._student is None else hash_weights(self._student),
-        } | earlier
-
-    @cached_property
-    def _states(self) -> tuple[Mapping[str, Any], ...]:
-        """The teacher's earlier states, read once."""
-        return tuple(
-            read_state(state, f"teacher checkpoint {position}")
-            for position, state in enumerate(self.checkpoints)
-        )
-
-    def _earlier(self, teacher: nn.Module, state: Mapping[str, Any], position: int) -> nn.Module:
-        """A copy of the teacher with an earlier state."""
-        model = copy.deepcopy(teacher)
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            cause = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"Expected teacher checkpoint {position} to fit the teacher but: {cause}"
-            ) from None
-        return on_device(model, self.device)
-
-    def _hear(self, phase: str, done: float, total: float, what: str) -> None:
-        if self.heard:
-            self.heard(phase, done, total, what)
-
-    def _train_heard(self, phase: str, done: float, total: float, what: str) -> None:
-        self._hear(phase, done, total, what)
-        self.trainings.tick = self._ticks(phase, done, total, what)
-
-    def _ticks(self, phase: str, done: float, total: float, what: str) -> Tick:
-        def tick(share: float, said: str) -> None:
-            self._hear(phase, min(total, done + share), total, f"{what}: {said}" if said else what)
-
-        return tick
-
-
-def registered(fn: Callable[..., Any]) -> str:
-    """The name that a user's own loss goes by in plans: its own, with a number when another loss has it."""
-    own = getattr(fn, "__name__", "")
-    base = own if own.isidentifier() and own != "task" else "own"
-    name, number = base, 1
-    while name in losses.names() and losses.named(name).fn is not fn:
-        number += 1
-        name = f"{base}_{number}"
-    if name not in losses.names():
-        losses.register(name, fn)
-    return name
 
 
 def _digest(record: Record) -> str:

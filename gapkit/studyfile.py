@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from gapkit.errors import InputError, unknown
-from gapkit.runs import describe
+from gapkit.errors import InputError, describe, unknown
 
 if TYPE_CHECKING:
     from gapkit.study import Study

@@ -46,6 +46,7 @@ def write(
     exhibits: Exhibits | None = None,
     manifest: Mapping[str, Any] | None = None,
     task_unit: str | None = None,
+    fonts: Sequence[str | Path] = (),
 ) -> Path:
     """Write a report and return where it lies.
 
@@ -59,43 +60,53 @@ def write(
         exhibits: real samples with what each model's answer rests on.
         manifest: how the run was made (see gapkit.reports.compose.compose).
         task_unit: unit of the task's score; default: that of the teacher's measured score.
+        fonts: files of fonts for scripts that the embedded ones lack (CJK, emoji); the report names them.
 
     Raises:
-        InputError: for another ending, a missing folder, or measurements without a score of the teacher.
+        InputError: for another ending, a missing folder, no font, or measurements without a score of the teacher.
     """
-    results, say = _gathered(study, measurements, gap, plan, outcome, manifest, task_unit)
-    results = results.with_(gates=tuple(gates), choice=choice, exhibits=exhibits)
-    target = _target(path)
+    target = checked_target(path)
     from gapkit.reports.compose import report_of
     from gapkit.reports.draw import draw
+    from gapkit.reports.fonts import fingerprints, lent
 
-    report = report_of(results, say)
-    return _put(report, {} if target.suffix == ".json" else draw(report, results, say), target)
+    with lent(fonts):
+        manifest = dict(manifest or {}) | ({"fonts": fingerprints()} if fonts else {})
+        results, say = _gathered(study, measurements, gap, plan, outcome, manifest, task_unit)
+        results = results.with_(gates=tuple(gates), choice=choice, exhibits=exhibits)
+        report = report_of(results, say)
+        return _put(report, {} if target.suffix == ".json" else draw(report, results, say), target)
 
 
-def compare(path: str | Path, runs: Sequence[str | Path | Results]) -> Path:
+def compare(
+    path: str | Path, runs: Sequence[str | Path | Results], fonts: Sequence[str | Path] = ()
+) -> Path:
     """Write several runs side by side (verdicts, scores, ways, plans) and return where that lies.
 
     Args:
         path: as for `write`.
         runs: run folders, or results gathered from elsewhere; two or more, of scores of one name.
+        fonts: as for `write`.
 
     Raises:
         InputError: for fewer than two runs, scores that cannot be compared, or a folder without measurements.
     """
-    target = _target(path)
+    target = checked_target(path)
     from gapkit.reports.compose_compare import comparison
     from gapkit.reports.draw_compare import draw_comparison
     from gapkit.reports.results import Results, read_run
 
     gathered = [run if isinstance(run, Results) else read_run(run) for run in runs]
     names = [run.study if isinstance(run, Results) else str(run) for run in runs]
-    report, compared = comparison(gathered, names)
-    drawings = {} if target.suffix == ".json" else draw_comparison(report, compared)
-    return _put(report, drawings, target)
+    from gapkit.reports.fonts import lent
+
+    with lent(fonts):
+        report, compared = comparison(gathered, names)
+        drawings = {} if target.suffix == ".json" else draw_comparison(report, compared)
+        return _put(report, drawings, target)
 
 
-def _target(path: str | Path) -> Path:
+def checked_target(path: str | Path) -> Path:
     """The path, once it is known that a report can be put there."""
     from gapkit.errors import InputError
 

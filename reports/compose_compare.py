@@ -90,6 +90,10 @@ def _best(compared: Compared) -> str:
     if not known:
         return "No run has a student's score on the test split."
     name, top = max(known, key=lambda pair: pair[1].value)
+    level = [other for other, item in known if item.value == top.value]
+    if len(level) > 1:
+        names = f"{', '.join(level[:-1])} and {level[-1]}"
+        return f"The students of {names} score level: {compared.say.score_of(top)}, on test."
     others = [item for other, item in known if other != name]
     clear = all(top.low > item.high for item in others)
     how = "" if clear else "; another run's interval overlaps it"

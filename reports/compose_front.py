@@ -148,10 +148,19 @@ def _price(item: Finding, gap: Gap) -> str:
     remedy = item.remedy
     run = next((run for run in gap.controls if _tried(run, item)), None)
     if run is not None:
-        return f"{run.cost / len(run.seeds):.1f} student trainings a seed"
+        return _trainings(run.cost / len(run.seeds))
     if remedy.knowledge or remedy.fraction != 1:
-        return f"{remedy.fraction:.1f} student trainings a seed"
+        return _trainings(remedy.fraction)
     return "not priced"
+
+
+def _trainings(count: float) -> str:
+    """
+    >>> _trainings(1.0), _trainings(4.04)
+    ('1 student training a seed', '4 student trainings a seed')
+    """
+    shown = f"{count:.1f}".removesuffix(".0")
+    return f"{shown} student training{'' if shown == '1' else 's'} a seed"
 
 
 def _tried(run: ControlRun, item: Finding) -> bool:

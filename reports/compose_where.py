@@ -20,7 +20,7 @@ ROWS_SHOWN = 5
 
 # quantity -> what a reader is told that it means
 MEANING = {
-    "agreement": "how often, or how closely, student and teacher give the same answer; 1 always",
+    "agreement": "how often, or how closely, student and teacher give the same answer; 1 or 100 %: always",
     "kl": "how far the student's probabilities are from the teacher's; 0 means the same",
     "nll": "loss on the labels; large when confident answers are wrong",
     "ece": "mean distance between stated confidence and share right; 0 is honest",
@@ -86,8 +86,7 @@ def _answers(results: Results) -> Iterator[Block]:
             name="reliability",
             caption="Left: share of right answers over stated confidence, test; each point is a bin of "
             f"{_per_point(curves)}, bars are 95 % intervals; below the dotted line a model is surer than it "
-            "should be. Right: how sure each is, samples added up."
-            + (" “Reached”: the student after the plan." if after else ""),
+            "should be. Right: how sure each is, samples added up.",
             alt="Reliability curves against the diagonal of honest confidence: "
             + "; ".join(_calibrated(curve) for curve in (*curves, after) if curve) + ".",
         )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from gapkit.gap import MEANINGS, ControlRun, Finding, Gap, Waterfall
 from gapkit.reports.intervals import mean_interval
 from gapkit.reports.report import Block, Bullets, Figure, Paragraph, Section, Table
@@ -126,6 +128,8 @@ def _controls(gap: Gap, say: Wording) -> Iterator[Block]:
 def control_row(run: ControlRun, say: Wording) -> tuple[str, ...]:
     """One control as printed; a single seed has no interval and says so."""
     low, high = mean_interval(run.scores)
+    if say.unit == "share":  # of few seeds the t interval reaches beyond what a score can be
+        low, high = np.clip((low, high), 0, 1).tolist()
     interval = f" [{say.plain(low)}, {say.plain(high)}]" if math.isfinite(low) else " (no interval)"
     length = "" if run.fraction == 1 else f", ×{run.fraction:g}"
     path = f"{path_words(run.path)}, {run.recipe}{length}"

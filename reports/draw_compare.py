@@ -39,11 +39,11 @@ def _ways(compared: Compared) -> bytes:
     ][:RUNS_DRAWN]
     lines = -(-len(drawn) // 2)
     bars = max(len(fall.steps) for _, fall in drawn) + 2
-    figure = Figure(figsize=(TEXT_WIDTH, lines * (0.75 + 0.33 * bars)), layout="constrained")
+    figure = Figure(figsize=(TEXT_WIDTH, lines * (0.75 + 0.35 * bars)), layout="constrained")
     axes = figure.subplots(lines, 2, squeeze=False, sharex=True).ravel()
     for ax, (name, fall) in zip(axes, drawn):
         waterfall(fall, ax, compared.say, narrow=True)
-        ax.set_title(short(printable(name), 40))
+        ax.set_title(short(printable(name), 24))
     for ax in axes[len(drawn) :]:
         ax.axis("off")
     return render(figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 ANNOTATED_CELLS = 64
 NAMED_LAYERS = {"x": 8, "y": 16}
 FEW_LAYERS = 40
+LABEL_WIDTH = 18
 LEAST_NAMED = 8  # rows beside which the axis has room to say where the output is
 
 
@@ -40,9 +42,8 @@ def cka_map(
     for panel, values, title in zip(axes, panels, named):
         similarity_panel(matrix, values, panel)
         panel.set_title(title)
-    layer_names(axes[0], matrix.teacher_layers, "y")
     few = len(matrix.teacher_layers) < LEAST_NAMED
-    axes[0].set_ylabel("teacher layer" if few else "teacher layer, output at the bottom")
+    layer_names(axes[0], matrix.teacher_layers, "y", "" if few else ", output at the bottom")
     for panel in axes[1:]:
         panel.set_yticks([])
     color_bar(axes, matrix.name)
@@ -56,7 +57,6 @@ def cka_change(before: LayerMatrix, after: LayerMatrix, ax: Sequence[Axes]) -> A
         similarity_panel(matrix, matrix.values, panel)
         panel.set_title(title)
     layer_names(ax[0], before.teacher_layers, "y")
-    ax[0].set_ylabel("teacher layer")
     if after.teacher_layers == before.teacher_layers:
         ax[1].set_yticks([])
     else:
@@ -76,8 +76,7 @@ def similarity_panel(matrix: LayerMatrix, values: np.ndarray, ax: Axes) -> None:
         np.ma.masked_invalid(values), cmap=colors, vmin=0, vmax=1, interpolation="none",
         aspect="auto",
     )  # fmt: skip
-    layer_names(ax, matrix.student_layers, "x")
-    ax.set_xlabel("student layer, input to output")
+    layer_names(ax, matrix.student_layers, "x", ", input to output")
     ax.spines[:].set_visible(False)
     if values.size <= ANNOTATED_CELLS:
         _annotate(ax, values)
@@ -103,18 +102,40 @@ def color_bar(axes: Sequence[Axes], name: str) -> None:
     bar.set_label(name.upper() if len(name) <= 4 else name)
 
 
-def layer_names(ax: Axes, layers: Sequence[str], side: str) -> None:
-    """Tick labels of layers; with many, every so-manieth is named, the first and the last always."""
+def layer_names(ax: Axes, layers: Sequence[str], side: str, order: str = "") -> None:
+    """Name an axis of layers: the teacher's on y, the student's on x.
+
+    Of many layers every so-manieth is named, the first and the last always. A path that long names share is said once,
+    beside the axis.
+    """
     step = math.ceil(len(layers) / NAMED_LAYERS[side])
     shown = [*range(0, len(layers) - 1, step), len(layers) - 1]
-    if len(shown) > 1 and shown[-1] - shown[-2] < step / 2:
+    if len(shown) > 1 and shown[-1] - shown[-2] < 0.9 * step:
         del shown[-2]
-    labels = [short(printable(layers[index]), 18) for index in shown]
+    path = shared_path(layers)
+    labels = [short(printable(layers[index][len(path) :]), LABEL_WIDTH) for index in shown]
+    within = f" in {short(printable(path[:-1]), 24)}" if path else ""
     if side == "y":
         ax.set_yticks(shown, labels)
+        ax.set_ylabel(f"teacher layer{within}{order}")
     else:
         ax.set_xticks(shown, labels, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_xlabel(f"student layer{within}{order}")
     ax.tick_params(length=0)
+
+
+def shared_path(layers: Sequence[str]) -> str:
+    """The dotted path in which all layers lie, with its last dot; "" where names are short anyway.
+
+    >>> shared_path(["model.encoder.layers.0.output", "model.encoder.layers.11.output"])
+    'model.encoder.layers.'
+    >>> shared_path(["block1.relu", "block2.relu"])
+    ''
+    """
+    if len(layers) < 2 or max(map(len, layers)) <= LABEL_WIDTH:
+        return ""
+    steps = zip(*(name.split(".")[:-1] for name in layers))
+    return "".join(f"{step[0]}." for step in takewhile(lambda step: len(set(step)) == 1, steps))
 
 
 def _annotate(ax: Axes, values: np.ndarray) -> None:
@@ -202,6 +223,7 @@ def _over_depth(
         for field in ("value", "low", "high")
     )
     dashed, few = role == "untrained", len(items) <= FEW_LAYERS
+    ax.set_xlim(-0.04, 1.04)
     ax.fill_between(x, low, high, color=ROLES[role], alpha=0.15, linewidth=0)
     ax.plot(x, y, color=ROLES[role], marker=MARKERS[role] if few else "", markersize=4, label=label,
             linestyle="--" if dashed else "-", linewidth=1.2 if dashed else 1.6)  # fmt: skip

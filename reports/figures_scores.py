@@ -52,7 +52,7 @@ def waterfall(
             say.signed(step.points.value) if narrow else _stepped(step, say),
         )
         level += change
-        names.append(step_name(step, 18 if narrow else 30))
+        names.append(step_name(step, *(22, 1) if narrow else (30, 2)))
     last = len(ladder.steps) + 1
     end = ladder.end.value * say.scale - base
     ax.barh(last, end, left=base, color=ROLES["teacher"], height=0.62)
@@ -68,11 +68,12 @@ def waterfall(
     return ax
 
 
-def step_name(step: Step, width: int = 30) -> str:
-    """The step and, in brackets, what was merged into it; two lines at most of either."""
-    parts = ", ".join(part.replace("_", " ") for part in step.merged)
+def step_name(step: Step, width: int = 30, most: int = 2) -> str:
+    """The step and, in brackets, what was merged into it unless its name says so; `most` lines of either."""
+    said = (part.replace("_", " ") for part in step.merged)
+    parts = ", ".join(part for part in said if part not in step.name)
     lines = [printable(step.name), *([f"(with {parts})"] if parts else [])]
-    wrapped = (textwrap.wrap(line, width, max_lines=2, placeholder=" …") for line in lines)
+    wrapped = (textwrap.wrap(line, width, max_lines=most, placeholder=" …") for line in lines)
     return "\n".join(part for line in wrapped for part in line)
 
 
@@ -153,7 +154,7 @@ def reliability(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
         low = np.nan_to_num(np.clip(y - curve.low[filled], 0, None))
         high = np.nan_to_num(np.clip(curve.high[filled] - y, 0, None))
         ax.errorbar(x, y, yerr=[low, high], color=color, marker=marker, markersize=3.5,
-                    label=curve.of, elinewidth=0.8, capsize=0, linewidth=1.2)  # fmt: skip
+                    label=_NAMES.get(curve.of, curve.of), elinewidth=0.8, capsize=0, linewidth=1.2)  # fmt: skip
     ax.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="confidence in the answer", ylabel="share right")
     return ax
 
@@ -167,10 +168,13 @@ def confidence(curves: Sequence[Curve], ax: Axes | None = None) -> Axes:
         filled = np.isfinite(curve.x)
         share = 100 * curve.n[filled] / max(1, curve.n.sum())
         ax.plot(curve.x[filled], np.cumsum(share), color=color, marker=marker, markersize=3.5,
-                drawstyle="steps-post", label=curve.of, linewidth=1.2)  # fmt: skip
+                drawstyle="steps-post", label=_NAMES.get(curve.of, curve.of), linewidth=1.2)  # fmt: skip
     ax.set(xlim=(0, 1.01), ylim=(0, 102), xlabel="confidence in the answer")
     ax.set_ylabel("samples up to there (%)")
     return ax
+
+
+_NAMES = {"reached": "student after"}
 
 
 def _role(of: str) -> tuple[str, str]:

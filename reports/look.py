@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from gapkit.reports.fonts import covers, families
 from gapkit.wording import Wording
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ INK, QUIET, RULE = "#222222", "#666666", "#D9D9D9"
 ON_COLOR = "#111111"  # words on a colored cell: they stay dark on a dark page
 
 _METRIC_FONT, PRINTED_FONT = "STIXGeneral", "Libertinus Serif"
+_FAMILIES = (_METRIC_FONT, "DejaVu Sans", "DejaVu Sans Mono")
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gapkit",
     "text.parse_math": False,
-    "font.family": [_METRIC_FONT, "DejaVu Sans", "DejaVu Sans Mono"],
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -77,7 +78,7 @@ def look() -> Iterator[None]:
     """matplotlib in the house look inside the block; the user's settings come back after it."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE | {"font.family": [*_FAMILIES, *families()]}):
         yield
 
 
@@ -138,8 +139,8 @@ def _glyphs() -> frozenset[int]:
 def printable(text: str) -> str:
     """The text with every character that would vanish on paper written as U+XXXX.
 
-    Line breaks and tabs become spaces; CJK, emoji, control characters and those that turn the
-    direction of what follows are spelled out.
+    Line breaks and tabs become spaces; CJK and emoji, unless a font for them is lent, control characters and
+    those that turn the direction of what follows are spelled out.
 
     >>> printable("net → 網")
     'net → U+7DB2'
@@ -149,7 +150,9 @@ def printable(text: str) -> str:
     spaced = re.sub(r"[\t\r\n]+", " ", text)
     glyphs = _glyphs()
     return "".join(
-        char if ord(char) in glyphs and not hidden(char) else f"U+{ord(char):04X}"
+        char
+        if (ord(char) in glyphs or covers(ord(char))) and not hidden(char)
+        else f"U+{ord(char):04X}"
         for char in spaced
     )
 

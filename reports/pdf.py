@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from gapkit.errors import InputError
+from gapkit.reports.fonts import folder
 from gapkit.reports.look import printable
 from gapkit.reports.report import Report
 from gapkit.runs import write
 
-ZERO_WIDTH_SPACE = "\u200b"
+ZERO_WIDTH_SPACE, LEFT_TO_RIGHT_MARK = "\u200b", "\u200e"
 LONG_RUN = 24
 _SEPARATORS = re.compile(r"(?<=[._/\\:-])(?=\w)")
 _GLUED = re.compile(r"(?<=\d) (?=%|points\b|nats\b)|(?<=\bn) (?== )|(?<=\bn =) (?=\d)")
 _BOUNDS = re.compile(r"\[([−+]?[\d.]+), ([−+]?[\d.]+)\]")
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]+")
 _RUNS = re.compile(rf"[^\s\u200b]{{{LONG_RUN}}}(?=[^\s\u200b])")
 
 
@@ -44,9 +46,10 @@ def page_data(report: Report) -> dict[str, Any]:
     date = _date(report.created)
     data = _clean(report.model_dump(mode="json", exclude={"ladder"}))
     made = f"Study {printable(report.study)}"
-    data["subtitle"] = breakable(made + (f", {date:%d %B %Y}".replace(" 0", " ") if date else ""))
-    data["running"] = _shortened(printable(report.study), 60)
-    data["title"] = printable(report.title)
+    when = f", {date:%d %B %Y}".replace(" 0", " ") if date else ""
+    data["subtitle"] = _settled(breakable(made + when))
+    data["running"] = _settled(_shortened(printable(report.study), 60))
+    data["title"] = _settled(printable(report.title))
     data["date"] = (
         {"year": date.year, "month": date.month, "day": date.day} if date is not None else None
     )
@@ -55,12 +58,17 @@ def page_data(report: Report) -> dict[str, Any]:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return breakable(_glued(printable(value)))
+        return _settled(breakable(_glued(printable(value))))
     if isinstance(value, list):
         return [_clean(item) for item in value]
     if isinstance(value, dict):
         return {key: _clean(item) for key, item in value.items()}
     return value
+
+
+def _settled(text: str) -> str:
+    """The text with a mark after every run of letters from right to left, so that what follows is not drawn into it."""
+    return _RIGHT_TO_LEFT.sub(lambda run: run.group() + LEFT_TO_RIGHT_MARK, text)
 
 
 def _glued(text: str) -> str:
@@ -100,7 +108,14 @@ def compile_pdf(report: Report, figures: Mapping[str, bytes]) -> bytes:
         "report.json": json.dumps(page_data(report), ensure_ascii=False).encode(),
     }
     sources |= {f"figures/{name}.svg": svg for name, svg in figures.items()}
-    return compiled(sources, ignore_system_fonts=True, pdf_standards=["ua-1"], timestamp=stamp)
+    with folder() as fonts:
+        return compiled(
+            sources,
+            ignore_system_fonts=True,
+            font_paths=fonts,
+            pdf_standards=["ua-1"],
+            timestamp=stamp,
+        )
 
 
 def check_drawings(report: Report, figures: Mapping[str, bytes]) -> None:

@@ -11,6 +11,7 @@ from gapkit.reports.pdf import replace_file
 from gapkit.reports.report import Block, Figure, Report, Rung, Table
 
 WIDTH, LABEL, BAR = 80, 30, 24
+NO_BREAK = "\xa0"
 COMMAND = (
     r"gapkit [a-z]+(?: --[a-z-]+)*|study\.[a-z]+\([a-z]*\)"  # between backticks: typeset as code
 )
@@ -25,7 +26,8 @@ def terminal(report: Report, path: str | Path | None = None) -> str:
     """
     parts = [_wrapped(f"{report.title}"), "", _wrapped(report.verdict)]
     if report.ladder:
-        parts += ["", *(_bar(rung, start, report.ladder) for rung, start in _starts(report.ladder))]
+        parts += ["", "Validation decides; on it, from the student to its teacher:"]
+        parts += [*(_bar(rung, start, report.ladder) for rung, start in _starts(report.ladder))]
     parts += ["", _wrapped(f"planned  {report.planned}", "         ")]
     parts += [_wrapped(f"reached  {report.reached}", "         ")]
     if path is not None:
@@ -41,7 +43,11 @@ def _safe(text: str) -> str:
 
 
 def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(_safe(text), WIDTH, subsequent_indent=indent)
+    """The text in lines of 80 columns, none of which breaks "n = 5", "[1, 2]" or "5 %"."""
+    kept = re.sub(
+        r"n = \d|\[[^\[\]]{,24}\]|\d %", lambda found: found[0].replace(" ", NO_BREAK), _safe(text)
+    )
+    return textwrap.fill(kept, WIDTH, subsequent_indent=indent).replace(NO_BREAK, " ")
 
 
 def _starts(ladder: tuple[Rung, ...]) -> list[tuple[Rung, float]]:

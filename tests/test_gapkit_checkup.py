@@ -117,6 +117,24 @@ def test_all_mistakes_are_said_at_once():
     assert str(found).splitlines()[0] == "tiny on cpu: 3 things to mend"
 
 
+def test_what_follows_from_another_mistake_is_not_said_again():
+    found = checkup(tiny(teacher=nn.Linear(7, 3), layers={"student": ["nope"]}))
+    assert [item.name for item in found.items if item.state == "wrong"] == ["models"]
+    left = [item.name for item in found.items if item.said.startswith("not tried")]
+    assert left == ["modes", "layers", "training"]
+
+
+def test_a_recipe_of_another_kind_of_task_is_named():
+    train, test = ((x, x[:, :3]) for x, _ in (blobs(60, 1), blobs(60, 2)))
+    data = gk.Data(train=TensorDataset(*train), test=TensorDataset(*test))
+    found = checkup(tiny(task=gk.Regression(), data=data))
+    (said,) = wrong(found)
+    assert said.startswith(
+        "training: Expected Recipe(knowledge=...) for a task of regression, one of "
+    )
+    assert "but got 'kl4'" in said
+
+
 def test_views_that_differ_are_both_said():
     data = gk.Data(
         train=TensorDataset(*blobs(60, 1)), test=TensorDataset(*blobs(60, 2)),

@@ -461,14 +461,14 @@ def phases(*ends: float) -> dict:
     "change, match",
     [
         (response(loss="kll"), "a known response loss in stage 'student' but got 'kll'; nearest: 'kl'"),
-        (response(temperature=-1), r"plan\.json.*knowledge\.0\.temperature: .*greater than 0, got -1"),
+        (response(temperature=-1), r"plan\.json.*knowledge\.0\.temperature: .*greater than 0 but got -1"),
         (response(weight="heavy"), r"knowledge\.0\.weight: .*got 'heavy'"),
-        (response(weight=float("nan")), "weight: Input should be a finite number, got nan"),
+        (response(weight=float("nan")), "weight: Expected a finite number but got nan"),
         (response(kind="label"), "loss 'task' for labels"),
-        (response(heat=3), "heat: Extra inputs are not permitted, got 3"),
+        (response(heat=3), "Expected a known field but got 'heat'"),
         (phases(0.5), r"phases of stage 'student' that end in rising order at 1 but got \[0\.5\]"),
         (phases(0.8, 0.2, 1.0), "rising order"),
-        (phases(1.5), "until: Input should be less than or equal to 1, got 1.5"),
+        (phases(1.5), "until: Expected a number less than or equal to 1 but got 1.5"),
         ({"stages": [one_stage(sources=["nobody"])]}, "sources of stage 'student' among teacher .*'nobody'"),
         ({"stages": [one_stage(sources=[])]}, "a source for stage 'student'"),
         ({"stages": [one_stage(sources=["checkpoint:0"])]}, "a teacher checkpoint below 0 .*'checkpoint:0'"),
@@ -478,13 +478,13 @@ def phases(*ends: float) -> dict:
         ({"stages": [one_stage(name="teacher")]}, "a stage name other than 'teacher'"),
         ({"stages": [one_stage(scheme="online")]}, "Expected peers for scheme 'online'"),
         ({"stages": [one_stage(recipe={"epoch": 3})]}, "a known recipe field but got 'epoch'; nearest: 'epochs'"),
-        ({"stages": [one_stage(recipe={"epochs": 0})]}, "epochs: Input should be greater than or equal to 1, got 0"),
+        ({"stages": [one_stage(recipe={"epochs": 0})]}, "epochs: Expected a number .* equal to 1 but got 0"),
         ({"stages": [one_stage(recipe={"epochs": "many"})]}, "epochs: .*got 'many'"),
         ({"stages": [one_stage(recipe={"optimizer": "adamm"})]}, "known optimizer but got 'adamm'"),
-        ({"stages": [one_stage(init="stale")]}, "init: Input should be 'fresh', 'student' or 'inherit', got 'stale'"),
+        ({"stages": [one_stage(init="stale")]}, "init: Expected 'fresh', 'student' or 'inherit' but got 'stale'"),
         ({"stages": [one_stage(seeds=[])]}, "seeds: .*at least 1 item"),
         ({"stages": []}, "stages: .*at least 1 item"),
-        ({"stagess": []}, "stagess: Extra inputs are not permitted"),
+        ({"stagess": []}, "Expected a known field but got 'stagess'"),
     ],
 )  # fmt: skip
 def test_a_plan_edited_into_nonsense_is_refused_before_anything_is_trained(
@@ -999,6 +999,17 @@ def test_compare_refuses_what_it_cannot_compare(folder, tmp_path, no_training):
     )
 
 
+def test_nothing_is_trained_for_a_layer_or_a_report_that_cannot_be(tmp_path, no_training):
+    file = study_file(tmp_path, '\nstudy = tiny(layers={"teacher": ["blok*"]})\n')
+    gapkit("measure", file, "--out", tmp_path / "r").refuses(
+        "teacher: Expected a known layer but got 'blok\\*'"
+    )
+    fresh = ("report", TINY, "--out", tmp_path / "r")
+    gapkit(*fresh, "--to", tmp_path / "x.docx").refuses("a report path that ends in")
+    gapkit(*fresh, "--to", tmp_path / "no" / "x.pdf").refuses("an existing folder for the report")
+    assert not (tmp_path / "r").exists() or files(tmp_path / "r") == {}
+
+
 # Help, and completion
 
 
@@ -1006,7 +1017,7 @@ def test_compare_refuses_what_it_cannot_compare(folder, tmp_path, no_training):
 def test_every_command_has_examples_that_parse(command):
     said = gapkit(command, "--help").out
     assert "Examples:" in said
-    shown = re.findall(rf"^ +(gapkit {command}\b.*?) *$", said, re.MULTILINE)
+    shown = re.findall(rf"^ *\$ (gapkit {command}\b.*?) *$", said, re.MULTILINE)
     assert shown
     from gapkit.cli import app
 

@@ -270,7 +270,7 @@ def compared(decided: str, points: float, half: float) -> Comparison:
 @pytest.mark.parametrize(
     "decided, points, half, state, said",
     [
-        ("better", 0.1, 0.05, "passed", "+10.0 points [+5.0, +15.0], n = 797 (3 seed(s) each)"),
+        ("better", 0.1, 0.05, "passed", "+10.0 points [+5.0, +15.0], n = 797 (3 seeds each)"),
         (
             "undecided",
             0.04,

@@ -146,7 +146,12 @@ def test_several_phases_have_a_bar_of_their_own_above(monkeypatch):
         assert (whole.completed, whole.total) == (1.5, 4)
         heard._bar.refresh()
         heard("prepare", 0, 1, "not among those announced")
+        whole = next(task for task in heard._bar.tasks if task.id == heard._whole)
         assert whole.completed == 1.5
+        heard("distill", 1, 2, "student")
+        heard("measure", 0, 3, "what was distilled")
+        whole = next(task for task in heard._bar.tasks if task.id == heard._whole)
+        assert whole.completed == 3.5  # a step within a later one takes nothing back
     assert "step 2 of 4" in screen.getvalue()
 
 

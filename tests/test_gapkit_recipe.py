@@ -82,5 +82,5 @@ def test_a_stage_changes_some_fields_and_knows_which():
         recipe.changed({"epoch": 240})
     with pytest.raises(InputError, match="known recipe field but got 'knowledge'"):
         recipe.changed({"knowledge": "kl1"})
-    with pytest.raises(InputError, match=r"usable recipe but lr: .* greater than 0, got -1"):
+    with pytest.raises(InputError, match=r"usable recipe but lr: .*but got -1"):
         recipe.changed({"lr": -1})

@@ -148,5 +148,5 @@ def test_another_objective_is_refused_before_anything_is_measured(tmp_path):
 
 def test_a_larger_size_beyond_the_limits_is_not_proposed(tmp_path):
     study = tiny(out=tmp_path)
-    assert study._within(Limits(parameters=19)) is None
-    assert study._within(Limits(parameters=35)) == 4
+    assert study._quest.within(Limits(parameters=19)) is None
+    assert study._quest.within(Limits(parameters=35)) == 4

@@ -18,9 +18,10 @@ from gapkit.answers import predict
 from gapkit.distiller import Loop, TrainingFailed
 from gapkit.errors import InputError
 from gapkit.knowledge import KNOWLEDGE, Knowledge
+from gapkit.pair import registered
 from gapkit.plans import Cost, Phase, Predicted, Stage
 from gapkit.prices import Prices
-from gapkit.study import Study, registered
+from gapkit.study import Study
 from gapkit.trainings import Trainings
 from gapkit.weights import hash_weights
 from tests.tiny_study import N_CLASSES, N_FEATURES, blob_data, blobs, build, tiny

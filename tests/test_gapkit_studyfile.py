@@ -62,7 +62,7 @@ def test_classes_of_a_study_file_can_be_found_again(tmp_path):
         ("import json\njson.loads('{')", 1, "JSONDecodeError: Expecting property name"),
         ("x = 1\ny = 2\nraise SystemExit(3)", 2, "SystemExit: 3"),
         ("raise ValueError('a\\nb   c')", 0, "ValueError: a b c"),
-        ("\ngk.Recipe(epochs=0)", 1, "ValidationError: epochs: Input should be greater than or equal to 1, got 0"),
+        ("\ngk.Recipe(epochs=0)", 1, "ValidationError: epochs: Expected a number greater than or equal to 1 but got 0"),
         ("def study():\n    x = 1\n    return x / 0", 2, "ZeroDivisionError"),
         ("def study():\n    raise SystemExit", 1, "SystemExit"),
     ],

@@ -130,7 +130,7 @@ def test_every_way_that_a_study_offers_can_be_trained_and_its_stages_are_the_arm
     states = [tiny(out=tmp_path / "first").teacher.state_dict() for _ in range(2)]
     study = tiny(out=tmp_path / "run", teacher_checkpoints=states)
     gap = study.diagnose(controls=False)
-    ways = study._ways(gap, 1000, set())
+    ways = study._quest.ways(gap, 1000, set())
     assert {"hint+dist1", "hint-then-dist1", "dense+dist1", "early-to-late+dist1"} < set(ways)
     trainings = study.trainings
     trainings.ways = ways

@@ -1,12 +1,15 @@
-"""What PDF/UA-1 asks of a file's structure (ISO 14289-1), checked by reading the file itself."""
+"""What PDF/UA-1 (ISO 14289-1) asks of a file: by validators, and by reading the file itself."""
 
 from __future__ import annotations
 
 import io
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 
+import page as validator  # one that passes the corpus veraPDF is tested with
 import pypdf
 import pytest
 
@@ -14,18 +17,57 @@ from gapkit.reports import compare, write
 from gapkit.reports.results import Results
 from tests import report_fixtures as made
 from tests.test_reports_gates import GATES
+from tests.test_reports_sizes import layered
 
 
-@pytest.fixture(scope="module", params=["normal", "hostile", "comparison"])
-def reader(request, tmp_path_factory) -> pypdf.PdfReader:
+@pytest.fixture(scope="module", params=["normal", "hostile", "comparison", "300 layers"])
+def content(request, tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("pdf") / "gap.pdf"
-    if request.param == "comparison":
+    if request.param == "300 layers":
+        write(path, study="deep", measurements=layered(300))
+    elif request.param == "comparison":
         whole = Results(**made.results())
         compare(path, [whole, whole.with_(study=made.HOSTILE)])
     else:
         given = made.results() if request.param == "normal" else made.hostile()
         write(path, **given, gates=GATES)
-    return pypdf.PdfReader(io.BytesIO(path.read_bytes()))
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reader(content) -> pypdf.PdfReader:
+    return pypdf.PdfReader(io.BytesIO(content))
+
+
+def faults(content: bytes) -> set[str]:
+    """Rules of PDF/UA-1 that a file breaks."""
+    found = validator.validate_pdf_bytes(content, profile="ua1")
+    assert found.rules.total > 100
+    return {failure.rule_id for failure in found.failures}
+
+
+def test_a_validator_finds_no_fault(content):
+    assert faults(content) == set()
+
+
+def test_the_validator_finds_faults_that_were_made(content):
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(content))
+    figure = next(elements(writer.root_object["/StructTreeRoot"]["/K"], "/Figure"))
+    del figure["/Alt"]
+    del writer.root_object["/Lang"]
+    spoiled = io.BytesIO()
+    writer.write(spoiled)
+    assert "PDFUA1-FIGURE-ALTERNATIVE-TEXT-001" in faults(spoiled.getvalue())
+    assert any("LANGUAGE" in rule for rule in faults(spoiled.getvalue()))
+
+
+@pytest.mark.skipif(shutil.which("verapdf") is None, reason="veraPDF is not installed")
+def test_verapdf_finds_no_fault(content, tmp_path):
+    path = tmp_path / "gap.pdf"
+    path.write_bytes(content)
+    command = ["verapdf", "--flavour", "ua1", "--format", "text", str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.stdout.startswith("PASS"), said
 
 
 def elements(node, tag: str = "") -> Iterator[dict]:

@@ -40,6 +40,8 @@ def test_the_best_student_is_named_and_its_lead_only_when_it_is_clear():
     assert "overlaps" not in report.headline
     close, _ = comparison([run(0.42), run(0.44)], ["runs/small", "runs/large"])
     assert close.headline.endswith("on test; another run's interval overlaps it.")
+    level, _ = comparison([run(0.42), run(0.60), run(0.60)], ["x/a", "x/b", "x/c"])
+    assert level.headline.startswith("The students of b and c score level: 60.0 %")
 
 
 def test_differences_are_paired_only_over_the_same_test_samples():

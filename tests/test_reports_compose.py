@@ -316,6 +316,14 @@ def test_control_row_has_a_t_interval_over_seeds_and_none_for_one_seed():
     assert control_row(one, SAY)[4].endswith("(no interval)")
 
 
+def test_an_interval_of_few_seeds_ends_where_scores_end():
+    few = made.controls()[0].with_(seeds=(0, 1), scores=np.array([0.96, 0.98]))
+    assert stats.t.interval(0.95, 1, loc=0.97, scale=stats.sem(few.scores))[1] > 1
+    assert control_row(few, SAY)[4].endswith(", 100.0]")
+    points = SAY.with_(unit="points")
+    assert "[0.843, 1.1]" in control_row(few, points)[4]  # of a score without an end
+
+
 @pytest.mark.parametrize("hits, n", [(0, 5), (3, 7), (40, 40), (391, 797)])
 def test_interval_of_hits_is_wilsons(hits, n):
     values = (np.arange(n) < hits).astype(float)

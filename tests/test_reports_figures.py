@@ -19,7 +19,7 @@ from gapkit.plans import Stage
 from gapkit.reports import figures
 from gapkit.reports.compose import compose
 from gapkit.reports.figures_plan import plan_rows
-from gapkit.reports.figures_scores import CLASSES_DRAWN, drawn_classes
+from gapkit.reports.figures_scores import CLASSES_DRAWN, drawn_classes, step_name
 from gapkit.reports.look import MARKERS, QUIET, ROLES, blank, look, printable, render
 from gapkit.reports.report import Figure, Report, Section
 from gapkit.reports.results import Results
@@ -142,6 +142,33 @@ def test_many_layers_are_thinned_but_keep_first_and_last():
         assert len(names) <= 18
         assert (names[0], names[-1]) == ("layer0", "layer59")
     assert not pair[0].texts
+
+
+def test_a_path_that_long_names_share_is_said_once_beside_the_axis():
+    layers = tuple(f"model.encoder.layers.{index}.attention.output" for index in range(5))
+    pair = axes(2)
+    figures.cka_map(made.cka(layers=layers), pair)
+    assert [label.get_text() for label in pair[0].get_yticklabels()] == [
+        f"{index}.attention.output" for index in range(5)
+    ]
+    assert pair[0].get_ylabel() == "teacher layer in model.encoder.layers"
+    assert pair[0].get_xlabel() == "student layer in model.encoder.layers, input to output"
+    figures.cka_map(made.cka(), short := axes(2))
+    assert short[0].get_ylabel() == "teacher layer"
+
+
+def test_one_layer_alone_lies_at_the_beginning_of_the_depth():
+    ax = axes()
+    figures.probe_depth([made.value("linear_probe", "student", 0.5, layer="a")], ax=ax)
+    assert ax.get_xlim() == (-0.04, 1.04)
+
+
+def test_a_step_names_what_it_holds_once():
+    held = made.step(
+        "size and rest of the training", "capacity", 0.4, 0.1, ("size", "optimization")
+    )
+    assert step_name(held) == "size and rest of the training\n(with optimization)"
+    assert step_name(held, 22, 1) == "size and rest of the …\n(with optimization)"
 
 
 def test_probe_depth_draws_each_model_over_relative_depth():

@@ -87,7 +87,7 @@ def test_after_the_plan_comes_what_it_left_priced_by_the_control_that_tried_it()
     steps = front().next
     assert steps[0].do == "Widen the student to 3 channels."
     assert steps[0].gain == "+37.0 points [+31.0, +43.0], validation"
-    assert steps[0].price == "1.0 student trainings a seed"  # five seeds cost 5
+    assert steps[0].price == "1 student training a seed"  # five seeds cost 5
     assert steps[1].gain == "a decision"
     assert len(steps) == 2
 

@@ -51,6 +51,16 @@ def test_bars_are_as_long_as_their_numbers_and_follow_each_other():
     ]  # fmt: skip
 
 
+def test_no_line_breaks_within_a_number_and_what_belongs_to_it(report):
+    for extra in range(40):  # wherever the lines happen to end
+        words = "x" * extra + " " + report.verdict
+        text = terminal(report.with_(verdict=words))
+        assert all(len(line) <= 80 for line in text.splitlines())
+        for part in ("n = 797", "42.0 % [38.6, 45.4]"):
+            assert part in words
+        assert not re.search(r"\bn\n|\bn =\n|\d\n%|\[[^\]]*\n[^\]]*\]", text)
+
+
 def test_a_ladder_of_zeros_is_drawn_too():
     ladder = (
         Rung(label="student", value=0, text="0", end=True),
