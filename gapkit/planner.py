@@ -44,9 +44,11 @@ class Planner:
     a second seed: under one seed alone, what a seed adds to every arm stays unseen. From there each step
     weighs, for every arm that can still be paid for, how much better the final choice is expected to
     become per student training spent: first by knowing the arm, later by the runs that can be paid for
-    (knowledge gradient with repeats, Frazier & Powell 2010, under gapkit.forecast's belief). A chain is
-    asked hop by hop, prefix first, and only begun when the budget covers its end. It is chosen only where
-    it is likely to beat the best single hop, and by more than a trifle.
+    (knowledge gradient with repeats, Frazier & Powell 2010, under gapkit.forecast's belief, with heavier
+    tails: while there is budget, chains that the belief has given up are run before what is known is run
+    again). The last of the budget confirms the leader and its rival. A chain is asked hop by hop, prefix
+    first, and only begun when the budget covers its end. It is chosen only where it is likely to beat
+    the best single hop, and by more than a trifle.
 
     Args:
         sizes: 2 to 20 different labels, teacher first, student last.

@@ -421,7 +421,8 @@ def test_a_world_searched_more_often_counts_once():
     assert tables.share(lines, lambda x: x["false_chain"]).startswith("50 % [")
 
 
-def test_the_first_worlds_are_searched_more_often(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("given", "n"), (("--seeds 3", 3), ("", 20)))
+def test_every_world_is_searched_under_as_many_streams(given, n, tmp_path, monkeypatch):
     asked = {}
 
     class Now:
@@ -444,7 +445,7 @@ def test_the_first_worlds_are_searched_more_often(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys,
         "argv",
-        f"run --limit 3 --seeds 2 --deep 1 --deep-seeds 5 --results {tmp_path / 'x'}".split(),
+        f"run --limit 2 {given} --results {tmp_path / 'x'}".split(),
     )
     run.main()
-    assert asked == {0: [0, 1, 2, 3, 4], 1: [0, 1], 2: [0, 1]}
+    assert asked == {index: list(range(n)) for index in range(2)}

@@ -28,7 +28,7 @@ from gapkit.planner import Trial
 
 HALVES = ("tune", "report")
 PER_KIND = 60
-FIRST = {"tune": 0, "report": 1000}
+FIRST = {"tune": 0, "report": 3000}
 """Number of each half's first world; the report half's is raised whenever its worlds were looked at."""
 SIZES = (3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 10, 12, 16, 20)
 LOOKS = (0.25, 1.0, 4.0)
