@@ -3,10 +3,10 @@
 The halves are split by data set, three kinds of networks in each, so that no rule is reported on data
 it was tuned on:
 
-    tune      digits, glyphs and gratings (CNN), regions, clusters, corners, waves, friedman and folds
-              (MLP), motif, majority and later (transformer); all but the first of each kind were a report
-              half until rules changed after it
-    report    strokes (CNN), shells and ripples (MLP), marked (transformer)
+    tune      digits, glyphs, gratings and strokes (CNN), regions, clusters, corners, shells, waves, friedman,
+              folds and ripples (MLP), motif, majority, later and marked (transformer); all but the first of
+              each kind were a report half until rules changed after it
+    report    couples (CNN), sectors and bumps (MLP), orders (transformer)
 """
 
 from __future__ import annotations

@@ -279,6 +279,56 @@ def _marked(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     return x, x[rows, torch.where(rare, 0, place + 1)], rare
 
 
+def _couples(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Two dots beside each other in one of ten ways, anywhere; the rare source is brighter all over."""
+    ways = torch.tensor(
+        [(0, 1), (1, 0), (1, 1), (1, -1), (0, 3), (3, 0), (2, 2), (2, -2), (1, 2), (2, -1)]
+    )
+    y, rows = torch.randint(len(ways), (n,), generator=draw), torch.arange(n)
+    top, left = torch.randint(5, (n,), generator=draw), torch.randint(2, 5, (n,), generator=draw)
+    x = 0.15 * torch.randn(n, 8, 8, generator=draw)
+    x[rows, top, left] += 1.0
+    x[rows, top + ways[y, 0], left + ways[y, 1]] += 1.0
+    rare = _is_rare(n, draw)
+    return (x + rare[:, None, None])[:, None], y, rare
+
+
+def _sectors(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Six sectors of a plane named in turn by three classes, one more off a band; the rare source counts backward."""
+    x, rare = torch.randn(n, 4, generator=draw), _is_rare(n, draw)
+    sector, radius = torch.randint(6, (n,), generator=draw), 1 + x[:, 1].abs() / 2
+    angle = torch.pi / 3 * (sector + 0.5 + 0.2 * x[:, 0])
+    x[:, 0], x[:, 1] = radius * angle.cos(), radius * angle.sin()
+    y = torch.where((x[:, 2] + x[:, 3]).abs() > 1.6, 3, sector % 3)
+    return _flagged(x, rare), torch.where(rare, 3 - y, y), rare
+
+
+def _bumps(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Five round hills and hollows over four features, two more of no meaning; the rare source lies on a slope."""
+    centers = 1.6 * torch.rand(5, 4, generator=torch.Generator().manual_seed(8)) - 0.8
+    x, rare = 3 * torch.rand(n, 6, generator=draw) - 1.5, _is_rare(n, draw)
+    heights = torch.tensor([2.0, -2.0, 1.6, -1.6, 2.0])
+    far = torch.cdist(x[:, :4], centers).square()
+    y = ((-far / 1.4).exp() * heights).sum(1) + 0.4 * x[:, 0]
+    return _flagged(x, rare), torch.where(rare, x[:, 1] - y, y), rare
+
+
+def _orders(n: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """In which order two pairs of tokens stand, apart, among others; the rare source has an alphabet of its own."""
+    x = torch.randint(4, 8, (n, 8), generator=draw)
+    first, second = (torch.randint(2, (n,), generator=draw) for _ in range(2))
+    place = torch.rand(n, 8, generator=draw).argsort(1)[:, :4]
+    one, two = place[:, :2].sort(1).values, place[:, 2:].sort(1).values
+    x.scatter_(
+        1, torch.where(first[:, None] > 0, one.flip(1), one), torch.tensor([[0, 1]]).expand(n, 2)
+    )
+    x.scatter_(
+        1, torch.where(second[:, None] > 0, two.flip(1), two), torch.tensor([[2, 3]]).expand(n, 2)
+    )
+    rare = _is_rare(n, draw)
+    return x + 8 * rare[:, None].long(), first + 2 * second, rare
+
+
 def _crop_image(x: Tensor, strength: int) -> Tensor:
     """The left columns blanked out."""
     return torch.cat([torch.zeros_like(x[..., : 2 + strength]), x[..., 2 + strength :]], -1)
@@ -365,6 +415,8 @@ def _sequence_world(
     small: int,
     length: int = 12,
     short: float = 0.13,
+    lr: float = 0.03,
+    epochs: int = 45,
 ) -> World:
     return World(
         kind="transformer",
@@ -379,8 +431,8 @@ def _sequence_world(
         sizes=sizes,
         small=small,
         able=sizes[3],
-        wild=10.0,
-        recipe=gk.Recipe(epochs=45, batch_size=100, lr=0.03, knowledge="kl1"),
+        wild=0.3 / lr,
+        recipe=gk.Recipe(epochs=epochs, batch_size=100, lr=lr, knowledge="kl1"),
         short=short,
         crop=_truncate,
         misread=lambda x: (x + 1) % vocabulary,
@@ -406,9 +458,15 @@ WORLDS: dict[str, World] = {
         _table_world("corners", "tune", _corners, 9, 4, (2, 3, 4, 32, 64), 4, 0.05, 50, 0.07),
         _table_world("folds", "tune", _folds, 7, 1, lr=0.03),
         _sequence_world("later", "tune", _later, 13, 8, (2, 4, 8, 16, 32), 4, 8),
-        _image_world("strokes", "report", partial(_made, _strokes), 8, 12),
-        _table_world("shells", "report", _shells, 6, 4, (2, 3, 6, 32, 64), 3, 0.03, 50, 0.07),
-        _table_world("ripples", "report", _ripples, 7, 1, lr=0.03),
-        _sequence_world("marked", "report", _marked, 8, 6, (2, 4, 8, 16, 32), 4, 8),
+        _image_world("strokes", "tune", partial(_made, _strokes), 8, 12),
+        _table_world("shells", "tune", _shells, 6, 4, (2, 3, 6, 32, 64), 3, 0.03, 50, 0.07),
+        _table_world("ripples", "tune", _ripples, 7, 1, lr=0.03),
+        _sequence_world("marked", "tune", _marked, 8, 6, (2, 4, 8, 16, 32), 4, 8),
+        _image_world("couples", "report", partial(_made, _couples), 8, 10),
+        _table_world("sectors", "report", _sectors, 5, 4, (2, 3, 6, 32, 64), 3, 0.03, 50, 0.07),
+        _table_world("bumps", "report", _bumps, 7, 1, lr=0.03),
+        _sequence_world(
+            "orders", "report", _orders, 16, 4, (2, 4, 8, 16, 32), 4, 8, lr=0.05, epochs=60
+        ),
     )
 }
