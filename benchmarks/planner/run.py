@@ -32,17 +32,18 @@ from gapkit.forecast import Arm
 from gapkit.planner import Choice, Planner
 
 FOLDER = Path("runs/planner")
-HALVES = (*worlds.HALVES, recorded.HALF)
+HALVES = (*worlds.HALVES, recorded.HALF, "small")
 N_SEEDS, N_RIVAL_SEEDS = 20, 1
 
 Line = dict[str, Any]
 
 
 def listed(half: str) -> list[Callable[[], World]]:
-    """The worlds of a half, each made when called."""
+    """The worlds of a half, or those of small budgets, each made when called."""
     if half == recorded.HALF:
         return [_later(recorded.recorded, *which) for which in recorded.students()]
-    return [_later(worlds.simulated, *which) for which in worlds.half(half)]
+    found = worlds.small() if half == "small" else worlds.half(half)
+    return [_later(worlds.simulated, *which) for which in found]
 
 
 def _later(make: Callable[..., World], *which: Any) -> Callable[[], World]:
