@@ -16,7 +16,7 @@ from gapkit.plans import Alternative, Predicted
 
 TIE = 0.05
 """Arms are equal whose expected scores differ by less than this share of a run's noise."""
-SURE, EDGE = 0.75, 0.25
+SURE, EDGE = 0.7, 0.3
 """No chain is chosen that beats the best single hop with a lower probability, or is expected to by a
 smaller share of a run's noise."""
 N_SHOWN = 12

@@ -27,9 +27,12 @@ SINGLES_SHARE, OPENING_SHARE, FIRST_CHAINS = 0.5, 0.6, 3
 """Of the budget: above it single hops are only looked at; below it three chains are sure of a run."""
 OTHER_SEED = 3
 """One single hop in that many begins with seed 1 in place of 0; the others stay paired."""
-EXPLORING = 0.7
+EXPLORING = 0.5
 """Share of the budget in which a trial is worth what knowing its arm would be, not what that trial tells."""
-CONFIRM = ((0.3, 2), (0.15, 3))
+SLACK = 0.05
+"""Share of what is left that counts beside a price: what is not spent in the end is worth nothing, and
+many cheap trials that tell next to nothing shall not come before a dear one that may."""
+CONFIRM = ((0.3, 2), (0.15, 4))
 """When no more than this share of the budget is left, leader and rival are run that many times."""
 
 
@@ -41,9 +44,11 @@ class Planner:
     a second seed: under one seed alone, what a seed adds to every arm stays unseen. From there each step
     weighs, for every arm that can still be paid for, how much better the final choice is expected to
     become per student training spent: first by knowing the arm, later by the runs that can be paid for
-    (knowledge gradient with repeats, Frazier & Powell 2010, under gapkit.forecast's belief). A chain is
-    asked hop by hop, prefix first, and only begun when the budget covers its end. It is chosen only where
-    it is likely to beat the best single hop, and by more than a trifle.
+    (knowledge gradient with repeats, Frazier & Powell 2010, under gapkit.forecast's belief, with heavier
+    tails: while there is budget, chains that the belief has given up are run before what is known is run
+    again). The last of the budget confirms the leader and its rival. A chain is asked hop by hop, prefix
+    first, and only begun when the budget covers its end. It is chosen only where it is likely to beat
+    the best single hop, and by more than a trifle.
 
     Args:
         sizes: 2 to 20 different labels, teacher first, student last.
@@ -322,14 +327,13 @@ class Planner:
     def _value(self, arms: list[Arm], index: int, belief: Belief) -> float:
         """What running the arm is worth by its cost: to know it at all, then by runs that can be paid for."""
         seeds = self._ledger.next_seeds(arms[index], max(REPLICATES))
-        if self.spent < EXPLORING * self.budget:
-            return value_of_knowing(belief, index) / self._price(
-                self._ledger.missing(arms[index], seeds[0])
-            )
         prices = [self._price(self._ledger.missing(arms[index], seed)) for seed in seeds]
+        slack = SLACK * self.remaining
+        if self.spent < EXPLORING * self.budget:
+            return value_of_knowing(belief, index) / (slack + prices[0])
         payable = np.cumsum(prices) <= self.remaining + 1e-9
         counts = [n for n in REPLICATES if payable[n - 1]]
-        return best_rate(belief, index, len(arms) + np.array(seeds), prices, counts)
+        return best_rate(belief, index, len(arms) + np.array(seeds), prices, counts, slack)
 
     def _payable(self, arm: Arm) -> list[Trial]:
         """The trials of one more run of the arm; empty when they cannot be paid for."""

@@ -288,6 +288,33 @@ def test_an_assistant_that_pays_is_found_and_claimed():
         assert "beyond" in choice.reason
 
 
+@pytest.mark.parametrize("recipe", ("a", "b", "c", "d", "e"))
+@pytest.mark.parametrize("assistant", (12, 6))
+def test_a_chain_that_goes_against_all_the_others_is_found_while_there_is_budget(recipe, assistant):
+    """One path under one recipe is worth .08, every other chain costs .02: only running it can tell."""
+    level = {"a": 0.62, "b": 0.6, "c": 0.61, "d": 0.59, "e": 0.6}
+
+    def mean(trial):
+        if trial.path[-1] != 3:
+            return 0.8
+        if len(trial.path) == 1:
+            return 0.6
+        lucky = (trial.recipe, trial.path[-2]) == (recipe, assistant)
+        return level[trial.recipe] + (len(trial.path) > 2) * (0.08 if lucky else -0.02)
+
+    planner = make(
+        sizes=(48, 12, 6, 3),
+        cost={12: 1.3, 6: 1.1, 3: 1.0},
+        recipes=tuple(level),
+        budget=45.0,
+        teacher_score=0.9,
+    )
+    search(planner, noisy(mean, sd=0.003))
+    choice = planner.choose()
+    assert (choice.recipe, choice.path[-2]) == (recipe, assistant)
+    assert choice.assistant_pays
+
+
 def test_the_claim_needs_a_gain_above_the_noise_limit():
     """Two told arms: just above and just below 2σ√(1/n₁+1/n₂), with σ as the forecast has it."""
     for gain, n, claimed in ((0.2, 4, True), (0.004, 4, False), (0.2, 1, False)):

@@ -86,6 +86,18 @@ def test_there_are_500_worlds_and_the_halves_are_disjoint_and_alike():
     assert min(number for _, number in report) > 1000 > max(number for _, number in tune)
 
 
+def test_small_budgets_have_worlds_of_their_own(monkeypatch):
+    monkeypatch.setattr(worlds, "SMALL", range(5001, 5041, 2))
+    monkeypatch.setattr(worlds, "small", worlds.small.__wrapped__)
+    found = worlds.small()
+    assert 9 < len(found) < 20 * len(worlds.KINDS)
+    assert all(worlds.simulated(*which).budget <= worlds.SMALL_BUDGET for which in found)
+    assert not {*found} & {*worlds.half("tune"), *worlds.half("report")}
+    assert [world().name for world in run.listed("small")[:2]] == [
+        f"{kind}-{number}" for kind, number in found[:2]
+    ]
+
+
 def test_worlds_span_what_they_should():
     found = [worlds.Simulated(kind, number) for kind in worlds.KINDS for number in range(20)]
     assert {len(world.sizes) for world in found} >= {3, 20}
@@ -421,7 +433,8 @@ def test_a_world_searched_more_often_counts_once():
     assert tables.share(lines, lambda x: x["false_chain"]).startswith("50 % [")
 
 
-def test_the_first_worlds_are_searched_more_often(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("given", "n"), (("--seeds 3", 3), ("", 20)))
+def test_every_world_is_searched_under_as_many_streams(given, n, tmp_path, monkeypatch):
     asked = {}
 
     class Now:
@@ -444,7 +457,7 @@ def test_the_first_worlds_are_searched_more_often(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys,
         "argv",
-        f"run --limit 3 --seeds 2 --deep 1 --deep-seeds 5 --results {tmp_path / 'x'}".split(),
+        f"run --limit 2 {given} --results {tmp_path / 'x'}".split(),
     )
     run.main()
-    assert asked == {0: [0, 1, 2, 3, 4], 1: [0, 1], 2: [0, 1]}
+    assert asked == {index: list(range(n)) for index in range(2)}

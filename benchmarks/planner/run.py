@@ -2,9 +2,9 @@
 
 Lines go to a results file; searches that it holds already are not run again. Nothing is trained.
 
-The report half's worlds are numbered from 1001 (worlds.FIRST), the tuning half's from 0: no search was
-tuned on, or looked at in, a world that it reports. Every world is searched under 4 streams of scores, and
-the first 27 worlds, three of each kind, under 20: about 25 minutes on one core.
+The report half's worlds are numbered from 3001 (worlds.FIRST), the tuning half's from 0: no search was
+tuned on, or looked at in, a world that it reports. Every world is searched under 20 streams of scores, and
+by the rivals under one: more than an hour on one core, and less with fewer --seeds.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ from gapkit.forecast import Arm
 from gapkit.planner import Choice, Planner
 
 FOLDER = Path("runs/planner")
-HALVES = (*worlds.HALVES, recorded.HALF)
-N_SEEDS, N_RIVAL_SEEDS = 4, 1
-N_DEEP, N_DEEP_SEEDS = 27, 20
-"""So many worlds, the first, are searched that often; the others N_SEEDS times."""
+HALVES = (*worlds.HALVES, recorded.HALF, "small")
+N_SEEDS, N_RIVAL_SEEDS = 20, 1
 
 Line = dict[str, Any]
 
 
 def listed(half: str) -> list[Callable[[], World]]:
-    """The worlds of a half, each made when called."""
+    """The worlds of a half, or those of small budgets, each made when called."""
     if half == recorded.HALF:
         return [_later(recorded.recorded, *which) for which in recorded.students()]
-    return [_later(worlds.simulated, *which) for which in worlds.half(half)]
+    found = worlds.small() if half == "small" else worlds.half(half)
+    return [_later(worlds.simulated, *which) for which in found]
 
 
 def _later(make: Callable[..., World], *which: Any) -> Callable[[], World]:
@@ -163,21 +162,18 @@ def run(
     half: str,
     path: Path,
     limit: int,
-    seeds: Callable[[int], int],
+    seeds: int,
     rival_seeds: int,
     n: int,
     n_each: int = 1,
 ) -> None:
-    """Search the first `limit` worlds (0: all) in n processes; lines are appended world by world.
-
-    `seeds` says how many searches the world of an index gets.
-    """
+    """Search the first `limit` worlds (0: all) in n processes; lines are appended world by world."""
     known = finished(path)
     makers = listed(half)
     todo = []
     for index in range(len(makers))[: limit or None]:
         name = makers[index]().name
-        streams = [stream for stream in range(seeds(index)) if f"{name}/{stream}" not in known]
+        streams = [stream for stream in range(seeds) if f"{name}/{stream}" not in known]
         todo += [(index, streams)] if streams else []
     print(f"{len(todo)} worlds to search, results in {path}", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,8 +202,6 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES, default="tune")
     parser.add_argument("--limit", type=int, default=0, help="worlds at most; 0: all")
     parser.add_argument("--seeds", type=int, default=N_SEEDS, help="searches a world")
-    parser.add_argument("--deep", type=int, default=N_DEEP, help="worlds that have more searches")
-    parser.add_argument("--deep-seeds", type=int, default=N_DEEP_SEEDS, help="... so many each")
     parser.add_argument("--rival-seeds", type=int, default=N_RIVAL_SEEDS)
     parser.add_argument(
         "--each",
@@ -220,12 +214,7 @@ def main() -> None:
     args = parser.parse_args()
     again = "" if args.each == 1 else f"-{args.each}"
     path = args.results or FOLDER / f"{args.half}{again}.jsonl"
-    deep = 0 if args.half == recorded.HALF else args.deep
-
-    def seeds(index: int) -> int:
-        return max(args.seeds, args.deep_seeds) if index < deep else args.seeds
-
-    run(args.half, path, args.limit, seeds, args.rival_seeds, args.processes, args.each)
+    run(args.half, path, args.limit, args.seeds, args.rival_seeds, args.processes, args.each)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
 from typing import Any
@@ -28,9 +28,11 @@ from gapkit.planner import Trial
 
 HALVES = ("tune", "report")
 PER_KIND = 60
-FIRST = {"tune": 0, "report": 1000}
+FIRST = {"tune": 0, "report": 3000}
 """Number of each half's first world; the report half's is raised whenever its worlds were looked at."""
 SIZES = (3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 10, 12, 16, 20)
+SMALL, SMALL_BUDGET = range(5001, 5701, 2), 8.0
+"""Numbers of further worlds, and the budget up to which they count: what a few trainings buy."""
 LOOKS = (0.25, 1.0, 4.0)
 N_FRESH, FRESH_SEED = 8, 10_000
 TAIL_DOF = 4
@@ -332,3 +334,10 @@ def half(name: str) -> list[tuple[str, int]]:
     """(kind, number) of the worlds of a half; kinds take turns, so that the first 9 n hold n of each."""
     numbers = range(FIRST[name] + HALVES.index(name), FIRST[name] + PER_KIND, 2)
     return [(kind, number) for number in numbers for kind in KINDS]
+
+
+@cache
+def small() -> tuple[tuple[str, int], ...]:
+    """(kind, number) of further worlds whose budget is small; they are used in no tuning."""
+    drawn = [(kind, number) for number in SMALL for kind in KINDS]
+    return tuple(which for which in drawn if simulated(*which).budget <= SMALL_BUDGET)
