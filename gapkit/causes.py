@@ -9,10 +9,8 @@ from collections.abc import Callable
 
 from gapkit.case import EXCESS, Case
 from gapkit.causes_controls import (
-    capacity,
     harsh_targets,
     input_gap,
-    optimization,
     pipeline_fault,
     taught,
     teacher_gap,
@@ -21,6 +19,7 @@ from gapkit.causes_controls import (
 from gapkit.causes_harness import harness_fault
 from gapkit.causes_layers import blind_layer, uniform_transfer
 from gapkit.causes_scores import SUCCESS, coverage, false_success, no_gap
+from gapkit.causes_size import capacity, optimization
 from gapkit.causes_teacher import overconfident_teacher, scheme_mismatch
 from gapkit.confidence import LEAST_SEEDS, NO_CONTROL
 from gapkit.gap import Finding

@@ -9,12 +9,12 @@ import math
 
 import numpy as np
 
-from gapkit.case import LEVEL, Case, Scores, n_seeds
+from gapkit.case import LEVEL, Case, n_seeds
 from gapkit.causes_layers import poor_view
 from gapkit.causes_scores import SUCCESS, rising_history
 from gapkit.causes_teacher import overconfident_teacher
 from gapkit.confidence import LEAST_SEEDS, SURE_SEEDS, above, by_seeds, word
-from gapkit.gap import EARLIER, RATE, VIEW, Cause, ControlRun, Evidence, Finding, Remedy
+from gapkit.gap import EARLIER, VIEW, Cause, ControlRun, Evidence, Finding, Remedy
 from gapkit.measurement import Measurement
 from gapkit.probes.interval import mean_interval
 
@@ -33,7 +33,7 @@ def pipeline_fault(case: Case) -> Finding | None:
     points = beyond_one_run(case, same)
     if not points.low > 0:
         return None
-    return _finding(
+    return told(
         "pipeline_fault",
         points,
         len(same.seeds),
@@ -97,7 +97,7 @@ def harsh_targets(case: Case) -> Finding | None:
     empty = overconfident_teacher(case)
     if best.name == same.name or not points.low > 0 or (empty is not None and empty.points.low > 0):
         return None
-    finding = _finding(
+    finding = told(
         "harsh_targets",
         points,
         min(seeds, len(same.seeds)),
@@ -161,7 +161,7 @@ def teacher_gap(case: Case) -> Finding | None:
         remedy = Remedy(
             text=f"Put an assistant of size {best.path[-2]} between.", size=str(best.path[-2])
         )
-    return _finding(
+    return told(
         "teacher_gap",
         points,
         n_seeds(best, same),
@@ -192,7 +192,7 @@ def undertrained(case: Case) -> Finding | None:
         points = _by_doubling(case, longer, short) or points
     if not points.low > 0:
         return None
-    return _finding(
+    return told(
         "undertrained",
         points,
         n_seeds(longer, short),
@@ -220,70 +220,6 @@ def _by_doubling(case: Case, longer: ControlRun, short: ControlRun) -> Measureme
         return None
     both = case.difference("longer", longer, shorter, looks=2)
     return both.with_(value=both.value / 2, low=both.low / 2, high=both.high / 2)
-
-
-def optimization(case: Case) -> Finding | None:
-    """Another learning rate does better, or even a teacher-sized student does not learn the training set."""
-    return _other_rate(case) or _teacher_sized_falls_short(case)
-
-
-def _other_rate(case: Case) -> Finding | None:
-    same, rate = case.controls.get("same recipe"), case.controls.get(RATE)
-    if same is None or rate is None or n_seeds(rate, same) < LEAST_SEEDS:
-        return None
-    points = case.difference(RATE, rate, same)
-    if not points.low > 0:
-        return None
-    return _finding(
-        "optimization",
-        points,
-        n_seeds(rate, same),
-        f"With {rate.rate:g} times the learning rate the same student gains {case.say.difference_of(points)}",
-        "zero",
-        "More seeds in which the recipe's own rate keeps up.",
-        Remedy(
-            text=f"Train with {rate.rate:g} times the learning rate, and tune it from there.",
-            rate=rate.rate,
-        ),
-    )
-
-
-def _teacher_sized_falls_short(case: Case) -> Finding | None:
-    """A student of the teacher's own size stays behind on the training set itself: it was not trained well.
-
-    Not what longer training may make up for (undertrained), not what a teacher memorized, and not what is
-    lost off the training set alone (coverage, input_gap): half of it must be missing on train.
-    """
-    sized, train = case.controls.get("teacher-sized"), case.teacher_on_train
-    if sized is None or len(sized.seeds) < LEAST_SEEDS or train is None:
-        return None
-    points = case.difference("teacher minus teacher-sized student", case.teacher, sized)
-    if not len(sized.train_scores) or _may_rise(case, points) or case.teacher_memorized:
-        return None
-    missing = train - float(sized.train_scores.mean())
-    if not points.low > 0 or missing < points.value / 2:
-        return None
-    return _finding(
-        "optimization",
-        points,
-        len(sized.seeds),
-        f"A student of the teacher's own size, trained this way, stays {case.say.difference_of(points)} short, "
-        f"on the training set {case.say.difference(missing)}",
-        "zero, with at least half of it missing on the training set too",
-        "A teacher-sized student that reaches the teacher.",
-        Remedy(text="Tune the training (schedule, rate, length) at the teacher's size first."),
-    )
-
-
-def _may_rise(case: Case, points: Measurement) -> bool:
-    """Whether longer training gains as much as half of that, or might because two seeds of it are missing."""
-    longer = case.controls.get("longer")
-    short = next(
-        (arm for arm in case.knowledge_arms if longer and arm.recipe == longer.recipe), None
-    )
-    if longer is None or short is None or len(longer.seeds) < LEAST_SEEDS:
-        return True
-    return case.difference("longer", longer, short).value > points.value / 2
 
 
 def input_gap(case: Case) -> Finding | None:
@@ -319,7 +255,7 @@ def input_gap(case: Case) -> Finding | None:
         )
     if not points.low > 0:
         return None
-    return _finding(
+    return told(
         "input_gap",
         points,
         seeds,
@@ -332,69 +268,12 @@ def input_gap(case: Case) -> Finding | None:
     )
 
 
-def capacity(case: Case) -> Finding | None:
-    """The student's size bounds what is left: a larger one, trained alike, does better."""
-    same, sized = case.controls.get("same recipe"), case.controls.get("teacher-sized")
-    larger = next(
-        (
-            arm
-            for arm in (case.controls.get("next size up"), sized)
-            if same is not None and arm is not None and n_seeds(arm, same) >= LEAST_SEEDS
-        ),
-        None,
-    )
-    if same is None or larger is None:
-        return None
-    gained = _by_size(case, larger, same)
-    top: Scores = sized if sized is not None and len(sized.seeds) >= LEAST_SEEDS else case.teacher
-    longer = case.controls.get("longer")
-    ways = [*case.knowledge_arms, *([] if longer is None else [longer])]
-    reached = case.best([arm for arm in ways if len(arm.seeds) >= LEAST_SEEDS])
-    points = case.difference("size", top, reached)
-    if not (gained.low > 0 and points.low > 0):
-        return None
-    seen = [float(arm.train_agreement.mean()) for arm in (same, larger)]
-    finding = _finding(
-        "capacity",
-        points,
-        n_seeds(larger, same),
-        f"The best way of training this size that was found, {taught(reached)}, leaves "
-        f"{case.say.difference_of(points)}",
-        "zero",
-        "A way of training this size that reaches the larger one.",
-        Remedy(
-            text=f"Move to size {larger.path[-1]} if what is left matters.",
-            size=str(larger.path[-1]),
-        ),
-    )
-    width = Evidence(
-        text=f"Size {larger.path[-1]}, trained alike, gains {case.say.difference_of(gained)}; on the "
-        f"training set it agrees with the teacher on {100 * seen[1]:.0f} % of the samples, this student "
-        f"on {100 * seen[0]:.0f} %.",
-        measurement=gained,
-        limit="zero",
-    )
-    return finding.with_(evidence=(width, *finding.evidence))
-
-
-def _by_size(case: Case, larger: ControlRun, same: ControlRun) -> Measurement:
-    """What a larger size gains over the own recipe; over its longer trainings too where that alone leaves it open.
-
-    Widened for both looks then.
-    """
-    name = f"size {larger.path[-1]} minus same recipe"
-    gained, own = case.difference(name, larger, same), case.own_knowledge
-    if gained.low > 0 or own is None or own is same:
-        return gained
-    return case.difference(name, larger, own, looks=2)
-
-
 def taught(arm: ControlRun) -> str:
     """How an arm learns, as a phrase."""
     return "training on labels alone" if arm.recipe == "scratch" else f"learning by {arm.recipe}"
 
 
-def _finding(
+def told(
     cause: Cause,
     points: Measurement,
     seeds: int,
@@ -403,6 +282,7 @@ def _finding(
     would_change: str,
     remedy: Remedy,
 ) -> Finding:
+    """A finding by controls: how sure it is follows from its interval and its seeds."""
     probability = by_seeds(above(points), seeds)
     return Finding(
         cause=cause,

@@ -267,6 +267,20 @@ def test_the_pooled_interval_covers_a_difference_of_two_arms_with_two_seeds():
     assert missed / 400 <= 0.08
 
 
+def test_own_knowledge_joins_longer_trainings_by_the_same_recipe_and_pairs_no_seeds():
+    same = control("same recipe", runs(0.6, 2))
+    longer = control("longer", runs(0.65, 3, 50), fraction=2.0)
+    labels = control("scratch", runs(0.7, 2, 80), recipe="scratch", path=(1,))
+    found = case(same, longer, labels)
+    own = found.own_knowledge
+    np.testing.assert_array_equal(own.scores, [*same.scores, *longer.scores])
+    assert not set(own.seeds) & {*found.other_knowledge.seeds, *same.seeds, *labels.seeds}
+    apart = found.difference("x", found.other_knowledge, own)
+    assert apart.value == pytest.approx(labels.mean - own.mean)
+    assert case(same, longer.with_(recipe="dist1")).own_knowledge == same
+    assert case(labels).own_knowledge is None
+
+
 def test_other_knowledge_is_all_of_it_as_one_arm():
     arms = [
         control("same recipe", runs(0.7, 3)),

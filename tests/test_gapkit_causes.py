@@ -276,6 +276,15 @@ def test_harsh_targets_by_all_other_knowledge_together_where_no_single_arm_is_cl
     assert finding.points.level == pytest.approx(0.95)  # nothing was picked
 
 
+def test_harsh_targets_by_the_pool_hold_longer_trainings_for_the_own_knowledge():
+    """Two seeds of the own recipe leave it open; longer ones that gain nothing tell."""
+    own, kinds = control("same recipe", [hits(0.62), hits(0.78)]), pool(0.8, 0.8, 0.81, 0.79)
+    assert harsh_targets(case(own, *kinds)) is None
+    longer = arm("longer", 0.71, n_seeds=6)
+    finding = harsh_targets(case(own, longer, *kinds))
+    assert points(finding) == pytest.approx(0.8 - (2 * 0.7 + 6 * 0.71) / 8, abs=1e-3)
+
+
 def test_harsh_targets_by_the_pool_just_short():
     assert harsh_targets(case(same(), *pool(0.8))) is None  # one training of other knowledge
     assert harsh_targets(case(same(), *pool(0.72, 0.71, 0.7))) is None
@@ -536,6 +545,22 @@ def test_capacity_is_what_the_best_training_of_this_size_leaves():
     assert points(capacity(better)) == pytest.approx(0.9 - 0.82)
     sized = case(same(0.75), larger, arm("teacher-sized", 0.87))
     assert points(capacity(sized)) == pytest.approx(0.87 - 0.75)
+
+
+@pytest.mark.parametrize("longer, found", [(0.71, True), (0.84, False)])
+def test_capacity_holds_longer_trainings_for_the_own_size(longer, found):
+    """Two seeds that lie far apart leave open what a size gains; longer ones that gain nothing tell."""
+    own = control("same recipe", [hits(0.6), hits(0.8)])
+    larger = arm("teacher-sized", 0.88, n_seeds=2)
+    assert capacity(case(own, larger)) is None
+    tested = capacity(case(own, arm("longer", longer, n_seeds=6), larger))
+    assert (tested is not None) == found
+
+
+def test_capacity_is_not_held_against_a_single_lucky_run():
+    lucky = arm("scratch", 0.86, n_seeds=1)
+    finding = capacity(case(same(0.75, n_seeds=2), lucky, arm("next size up", 0.85)))
+    assert points(finding) == pytest.approx(0.9 - 0.75)
 
 
 def test_capacity_just_short():

@@ -402,8 +402,8 @@ def test_the_teachers_size_is_tried_first_unless_it_is_dear(dearer, first):
     assert tried[0] == first
 
 
-def test_an_arm_and_the_own_recipe_go_on_in_turn_while_they_cannot_be_told_apart():
-    """However close the own recipe's first two scores are; from four seeds on the one that varies more has more."""
+def test_the_own_recipe_has_as_many_seeds_as_an_arm_that_cannot_be_told_from_it():
+    """However close its first two scores are; from four seeds on the one that varies more has more."""
 
     def mean(control, seed):
         spread = {SMALLER: 0.08, "same recipe": 0.02 * (seed > 1)}.get(control.name, 0.0)
@@ -411,12 +411,27 @@ def test_an_arm_and_the_own_recipe_go_on_in_turn_while_they_cannot_be_told_apart
 
     world = World(mean, sd=None)
     arms = [arm for arm in ARMS if arm.name in ("same recipe", SMALLER)]
-    _, runs = run(world, 200, arms=arms)
+    run(world, 200, arms=arms)
     seen = [name for name, _ in world.trained]
-    counts = [[seen[: n + 1].count(name) for name in ("same recipe", SMALLER)] for n in range(8)]
-    assert counts[-1] == [4, 4]
-    assert all(abs(own - other) <= 1 for own, other in counts[3:])
-    assert len(runs[SMALLER].seeds) > len(runs["same recipe"].seeds)
+    counts = [[seen[: n + 1].count(name) for name in ("same recipe", SMALLER)] for n in range(16)]
+    assert all(abs(own - other) <= 1 for own, other in counts[3:8])
+    assert max(other - own for own, other in counts) >= 2
+
+
+def test_the_own_recipe_has_more_seeds_than_the_many_arms_held_against_it():
+    """Arms that stay open: up to the root of their number times as many seeds as each (Dunnett 1955)."""
+    kinds = ("scratch", "knowledge: kl1", SMALLER, EARLIER)
+    means = dict(zip(kinds, (0.02, -0.02, 0.02, -0.02)))
+
+    def mean(control, seed):
+        return OWN + 0.05 * (-1) ** seed + means.get(control.name, 0.0)
+
+    arms = [arm for arm in ARMS if arm.name in ("same recipe", *kinds)]
+    _, runs = run(World(mean, sd=None), 20, arms=arms)
+    found = n_seeds(runs)
+    own = found.pop("same recipe")
+    assert set(found) == set(kinds)
+    assert own > max(found.values())
 
 
 def test_answers_that_are_memorized_labels_ask_for_labels_alone_and_softer_answers_first():

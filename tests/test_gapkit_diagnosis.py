@@ -150,6 +150,17 @@ def test_without_controls_a_slice_is_the_verdict_where_the_rest_has_no_gap(rest,
     assert causes(gap) == (["false_success"] if leads else ["undetermined", "false_success"])
 
 
+@pytest.mark.parametrize("rest, first", [(0.005, "false_success"), (0.04, "pipeline_fault")])
+def test_a_slice_comes_before_the_pipeline_only_where_the_rest_has_no_gap(rest, first):
+    """Most of the gap lies on the slice, and the own recipe closes it: a loop that left the slice out, or a fault."""
+    own = run("same recipe", 0.9)
+    found = with_values(
+        worst(0.6, 0.4).with_(n=20), elsewhere(rest, rest - 0.01), student=0.85, controls=[own]
+    )
+    assert causes(found)[0] == first
+    assert {"false_success", "pipeline_fault"} == set(causes(found))
+
+
 def test_a_slice_on_which_the_teacher_is_beaten_explains_no_gap():
     score = measured(
         "accuracy", "teacher", "validation", Interval(0.1, 0.0, 0.2, 0.05, 50), group="camera=2"
@@ -162,6 +173,8 @@ def test_a_slice_on_which_the_teacher_is_beaten_explains_no_gap():
     assert "scheme_mismatch" in causes(found)
     level = with_values(score, gap, student=0.9)
     assert causes(level)[0] == "scheme_mismatch"
+    tried = [run("same recipe", 0.7), run("scratch", 0.7)]
+    assert causes(with_values(score, gap, student=0.7, controls=tried))[0] == "undetermined"
     case = Case(measurements(hits(0.9), hits(0.7)))
     case = replace(
         case, measurements=case.measurements.with_(values=(*case.measurements.values, score, gap))
