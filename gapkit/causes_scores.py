@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.stats import linregress, t
@@ -29,6 +30,10 @@ SUCCESS, PUBLISHED, EQUAL = 0.9, 0.96, 0.99
 # Students of teachers that had memorized wrong labels lost up to 2.5 times as much beyond their teacher
 # as it lost itself (planted in glyphs, gratings and later, benchmarks/planted).
 MEMORIZED = 4.0
+OF_THE_TEACHER = (
+    "difficulty=confidence"  # slices made by what the teacher said flatter others there
+)
+CROSSED = " & "  # between the names of the two slices of a crossing
 LEAST_EPOCHS = 5  # in the last quarter of a history: a line and three degrees of freedom
 
 
@@ -189,8 +194,22 @@ def fine_elsewhere(case: Case) -> bool:
 
 
 def hides_most(case: Case, found: Finding) -> bool:
-    """Whether a bad slice holds most of the gap: its share of the samples times how far it is behind there."""
-    return found.points.value * found.points.n >= case.gap.value * case.gap.n / 2
+    """Whether a bad slice holds most of the gap: its share of the samples times how far it is behind there.
+
+    Of a crossing also either of the two slices that it lies in, where that is surely worse than the average;
+    but not one that the teacher's confidence made, for hard samples are worse whatever is wrong.
+    """
+    most = case.gap.value * case.gap.n / 2
+    return any(part.value * part.n >= most for part in (found.points, *_around(case, found)))
+
+
+def _around(case: Case, found: Finding) -> Iterator[Measurement]:
+    for group in found.points.group.split(CROSSED):
+        if OF_THE_TEACHER in group or group == found.points.group:
+            continue
+        for item in case.measurements.find("gap", of="pair", split=SPLIT, group=group):
+            if item.low > case.gap.high:
+                yield item
 
 
 def rising_history(case: Case) -> Finding | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gapkit.case import LEVEL, SPLIT, Case, n_seeds, unmeasured
-from gapkit.causes_scores import SUCCESS
+from gapkit.causes_scores import OF_THE_TEACHER, SUCCESS
 from gapkit.confidence import EVEN, LEAST_SEEDS, NO_CONTROL, ONE_MODEL, above, below, by_seeds, word
 from gapkit.gap import ControlRun, Evidence, Finding, Remedy
 from gapkit.knowledge import MENUS
@@ -19,9 +19,6 @@ RULE_OF_THREE = 3.0
 UNEARNED = 0.2
 LEAST_ROWS = 20  # of a slice, as in gapkit.probes.slices
 MOST_VALUES = 20  # of a declared column whose values are looked at one by one
-OF_THE_TEACHER = (
-    "difficulty=confidence"  # slices made by what the teacher said flatter others there
-)
 OF_PROBABILITIES = (
     "kl",
     "dkd",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -667,4 +668,22 @@ def test_explains_most_at_half_of_the_gap_by_a_control():
 def test_a_slice_holds_most_of_the_gap_by_its_share_of_the_samples(n, most):
     """The gap is 0.05 of 400 samples, 20; half of it is 25 samples that are 0.4 behind."""
     found = case(student=0.85, worst=slice_gap(0.4, 0.2).with_(n=n))
+    assert hides_most(found, false_success(found)) == most
+
+
+@pytest.mark.parametrize(
+    "around, low, most",
+    [
+        ("source=rare", 0.2, True),
+        ("source=rare", 0.01, False),  # not surely worse than the average
+        ("difficulty=confidence up to 0.9", 0.2, False),  # hard samples are worse whatever is wrong
+    ],
+)
+def test_of_a_crossing_the_slice_around_it_may_hold_most_of_the_gap(around, low, most):
+    """The gap is 0.05 of 400 samples, 20: the crossing holds 4 of them, the slice around it 12."""
+    crossing = slice_gap(0.4, 0.2).with_(n=10, group=f"class=3 & {around}")
+    wide = slice_gap(0.4, low).with_(name="gap", n=30, group=around)
+    found = case(student=0.85, worst=crossing)
+    told = found.measurements.with_(values=(*found.measurements.values, wide))
+    found = replace(found, measurements=told)
     assert hides_most(found, false_success(found)) == most
