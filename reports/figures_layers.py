@@ -157,7 +157,7 @@ def _annotate(ax: Axes, values: np.ndarray) -> None:
         known = math.isfinite(value)
         ax.text(
             column, row, f"{value:.2f}".replace("-", "−") if known else "–", ha="center",
-            va="center", fontsize=7.5, color=on(image.cmap(image.norm(value))) if known else ON_COLOR,
+            va="center", fontsize=7.5, color=on(tuple(image.cmap(image.norm(value)))) if known else ON_COLOR,
         )  # fmt: skip
 
 
