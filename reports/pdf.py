@@ -58,7 +58,7 @@ def page_data(report: Report) -> dict[str, Any]:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return _settled(breakable(_glued(printable(value))))
+        return _settled(breakable(glued(printable(value))))
     if isinstance(value, list):
         return [_clean(item) for item in value]
     if isinstance(value, dict):
@@ -71,7 +71,7 @@ def _settled(text: str) -> str:
     return _RIGHT_TO_LEFT.sub(lambda run: run.group() + LEFT_TO_RIGHT_MARK, text)
 
 
-def _glued(text: str) -> str:
+def glued(text: str) -> str:
     """Numbers that stay with their units, and intervals in one piece."""
     return _BOUNDS.sub("[\\1,\u00a0\\2]", _GLUED.sub("\u00a0", text))
 
