@@ -32,7 +32,7 @@ bench: $(READY)
 planted: $(READY)
 	$(BIN)/python benchmarks/planted/run.py --half report
 	$(BIN)/python benchmarks/planted/run.py --half report --no-controls
-	$(BIN)/python benchmarks/planted/tables.py runs/planted/report-budget-12.jsonl runs/planted/report-no-controls.jsonl
+	$(BIN)/python benchmarks/planted/tables.py runs/planted/report-budget-16.jsonl runs/planted/report-no-controls.jsonl
 
 # What the planner is worth beside other searches, on 540 simulated worlds (the half it was tuned on apart from the half
 # it is judged by), 20 searches each, and on recorded tables; the budget is a quarter of what every arm costs once, and

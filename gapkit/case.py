@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gapkit.confidence import SURE_SEEDS
+from gapkit.confidence import LEAST_SEEDS, SURE_SEEDS
 from gapkit.gap import HALF, RATE, ControlRun
 from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurement, Measurements
@@ -96,6 +96,26 @@ class Case:
         """All trainings with other knowledge than the student's own as one arm: an average picks nothing."""
         arms = [arm for arm in self.knowledge_arms if arm.name != "same recipe"]
         return _joined(arms, "other knowledge", "", -1) if arms else None
+
+    def gain_of_others(self) -> Measurement | None:
+        """What all other knowledge gains over the own recipe, with its longer trainings where there are any; None
+        when one of them was not run twice.
+
+        Where these are far better than the recipe they say nothing of it: it alone counts then too, for two looks.
+        """
+        same, others, own = (
+            self.controls.get("same recipe"),
+            self.other_knowledge,
+            self.own_knowledge,
+        )
+        if same is None or others is None or own is None:
+            return None
+        if min(len(same.seeds), len(others.seeds)) < LEAST_SEEDS:
+            return None
+        points = self.difference("other knowledge", others, own)
+        if points.low > 0 or own is same:
+            return points
+        return self.difference("other knowledge", others, same, looks=2)
 
     @property
     def own_knowledge(self) -> ControlRun | None:

@@ -18,6 +18,7 @@ from gapkit.gap import EARLIER, VIEW, Cause, ControlRun, Evidence, Finding, Reme
 from gapkit.measurement import Measurement
 from gapkit.probes.interval import mean_interval
 
+LEVELS_OFF = 0.25  # of the doubling before: errors that fall as 1/t², faster than any published learning curve
 PREDICTION_SEEDS = 3  # of the recipe itself: the spread of one run is not had from two
 
 
@@ -92,7 +93,7 @@ def harsh_targets(case: Case) -> Finding | None:
     limit = f"zero, by an interval widened for the {case.looks} arms it was picked from"
     if not points.low > 0:
         best = max(case.knowledge_arms, key=lambda arm: arm.mean)
-        points, seeds = _other_against_own(case, others, same), len(others.seeds)
+        points, seeds = case.gain_of_others() or points, len(others.seeds)
         says, limit = "other knowledge, all kinds of it together,", "zero"
     empty = overconfident_teacher(case)
     if best.name == same.name or not points.low > 0 or (empty is not None and empty.points.low > 0):
@@ -108,18 +109,6 @@ def harsh_targets(case: Case) -> Finding | None:
         Remedy(text=f"Train with {best.recipe} instead of {same.recipe}.", knowledge=best.recipe),
     )
     return finding.with_(evidence=(*finding.evidence, *_from_labels(case, best.name)))
-
-
-def _other_against_own(case: Case, others: ControlRun, same: ControlRun) -> Measurement:
-    """All other knowledge against the own recipe, with its longer trainings where there are any.
-
-    Where these are far better than the recipe they say nothing of it: it alone counts then too, for two looks.
-    """
-    own = case.own_knowledge or same
-    points = case.difference("other knowledge", others, own)
-    if points.low > 0 or own is same:
-        return points
-    return case.difference("other knowledge", others, same, looks=2)
 
 
 def _hears_answers(case: Case) -> bool:
@@ -209,14 +198,15 @@ def undertrained(case: Case) -> Finding | None:
 
 
 def _by_doubling(case: Case, longer: ControlRun, short: ControlRun) -> Measurement | None:
-    """Gain of a doubling as the mean of two: from half the length to twice; None where it does not rise on the way.
+    """Gain of a doubling as the mean of two: from half the length to twice; None where it levels off on the way.
 
     Widened for two looks.
     """
     shorter = case.controls.get("shorter")
     if shorter is None or short.name != "same recipe" or len(shorter.seeds) < LEAST_SEEDS:
         return None
-    if not longer.mean > short.mean > shorter.mean:
+    first, second = short.mean - shorter.mean, longer.mean - short.mean
+    if not (first > 0 and second >= LEVELS_OFF * first):
         return None
     both = case.difference("longer", longer, shorter, looks=2)
     return both.with_(value=both.value / 2, low=both.low / 2, high=both.high / 2)

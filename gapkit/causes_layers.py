@@ -173,11 +173,14 @@ def _matters(item: Measurement) -> Evidence:
 
 def _without_hints(case: Case) -> tuple[Measurement, int] | None:
     """What other knowledge, all kinds of it together, gains over these hints; None when it is not clear."""
-    same, others = case.controls.get("same recipe"), case.other_knowledge
-    if same is None or others is None or min(len(same.seeds), len(others.seeds)) < LEAST_SEEDS:
+    same, others, points = (
+        case.controls.get("same recipe"),
+        case.other_knowledge,
+        case.gain_of_others(),
+    )
+    if same is None or others is None or points is None or not points.low > 0:
         return None
-    points = case.difference("without these hints", others, same)
-    return (points, min(len(same.seeds), len(others.seeds))) if points.low > 0 else None
+    return points.with_(name="without these hints"), min(len(same.seeds), len(others.seeds))
 
 
 def poor_view(case: Case) -> Finding | None:

@@ -63,14 +63,18 @@ def _teacher_sized_falls_short(case: Case) -> Finding | None:
 
 
 def _may_rise(case: Case, points: Measurement) -> bool:
-    """Whether longer training gains as much as half of that, or might because two seeds of it are missing."""
+    """Whether longer training gains half of that, or a quarter and surely some, or may for all that is known.
+
+    What still rises may rise for long, at the teacher's size too; without two seeds of it nothing is known.
+    """
     longer = case.controls.get("longer")
     short = next(
         (arm for arm in case.knowledge_arms if longer and arm.recipe == longer.recipe), None
     )
     if longer is None or short is None or len(longer.seeds) < LEAST_SEEDS:
         return True
-    return case.difference("longer", longer, short).value > points.value / 2
+    gained = case.difference("longer", longer, short)
+    return gained.value > points.value / (4 if gained.low > 0 else 2)
 
 
 def capacity(case: Case) -> Finding | None:

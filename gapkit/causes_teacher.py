@@ -16,7 +16,7 @@ from gapkit.probes.interval import bonferroni_level, measured, paired
 
 # No error among n samples: an error rate below 3/n cannot be told from 0 (Hanley & Lippman-Hand 1983).
 RULE_OF_THREE = 3.0
-UNEARNED = 1 / 3
+UNEARNED = 0.2
 LEAST_ROWS = 20  # of a slice, as in gapkit.probes.slices
 MOST_VALUES = 20  # of a declared column whose values are looked at one by one
 OF_THE_TEACHER = (
@@ -38,7 +38,7 @@ def overconfident_teacher(case: Case) -> Finding | None:
     Limit: the probability that it leaves to all other classes together, on train where it teaches, lies
     below 3/n, which n samples cannot tell from none (rule of three). That alone is even odds: a
     good teacher on an easy training set looks the same. It is more where the teacher is as sure of what it
-    gets wrong off train, by a third of the gap or more (`unearned`), so that the labels are memorized ones,
+    gets wrong off train, by a fifth of the gap or more (`unearned`), so that the labels are memorized ones,
     and the student is no better off distilled than by labels alone. Points are those of hearing the
     same teacher at a higher temperature, where that control is better.
     """
@@ -111,9 +111,9 @@ def unearned(case: Case) -> Measurement | None:
 def memorized_labels(case: Case) -> bool:
     """Whether the teacher's answers are the labels, and off train surely surer than right, by a share of the gap.
 
-    Of the gap, teachers that knew what they were taught were up to an eighth too sure where students lacked
-    samples, teachers that had memorized wrong labels from .47 on (planted, benchmarks/planted): `UNEARNED` lies
-    between.
+    Teachers that knew what they were taught were too sure by up to an eighth of the gap where students lacked
+    samples, teachers that had memorized wrong labels by .32 of it and more (planted, benchmarks/planted):
+    `UNEARNED` lies between.
     """
     off = unearned(case)
     if off is None or not answers_are_labels(case):
@@ -131,7 +131,7 @@ def _unearned_evidence(case: Case) -> tuple[Evidence, ...]:
         if memorized_labels(case)
         else f"Off train its confidence exceeds its accuracy by {case.say.difference_of(off)} only."
     )
-    return (Evidence(text=text, measurement=off, limit="zero, and a third of the gap"),)
+    return (Evidence(text=text, measurement=off, limit="zero, and a fifth of the gap"),)
 
 
 def softer(

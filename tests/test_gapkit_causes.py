@@ -375,6 +375,15 @@ def test_undertrained_by_two_doublings_where_one_is_not_clear():
     assert undertrained(case(own, twice, fallen)) is None  # it does not rise on the way
 
 
+@pytest.mark.parametrize("longer, found", [(0.728, True), (0.722, False)])
+def test_two_doublings_count_only_while_the_second_gains_a_quarter_of_the_first(longer, found):
+    """The first gains a tenth; a curve that levels off on the way promises nothing more."""
+    own = control("same recipe", seeds_of(0.7, 2, spread=0.02))
+    half = arm("shorter", 0.6, n_seeds=2, fraction=0.5)
+    twice = arm("longer", longer, n_seeds=2, fraction=2.0)
+    assert (undertrained(case(own, twice, half)) is not None) == found
+
+
 def test_optimization_by_another_rate():
     finding = optimization(case(same(), arm(RATE, 0.76).with_(rate=0.1)))
     assert points(finding) == pytest.approx(0.06)
@@ -422,6 +431,11 @@ def test_optimization_waits_until_longer_training_was_tried_and_gains_nothing():
     assert told(same()) is None  # nobody knows
     assert told(same(), arm("shorter", 0.7)) is None
     assert told(same(), arm("longer", 0.76)) is None
+    assert told(same(), arm("longer", 0.73)) is None  # surely some, and a quarter of .1
+    assert told(same(), arm("longer", 0.72)) is not None
+    assert (
+        told(same(n_seeds=2), control("longer", [hits(0.64), hits(0.82)], fraction=2.0)) is not None
+    )
 
 
 def test_optimization_by_the_rate_comes_before_the_size():

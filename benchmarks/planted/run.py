@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES, default="tune")
     parser.add_argument("--limit", type=int, default=0, help="cases at most; 0: all")
     parser.add_argument("--only", default="", help="causes, separated by commas")
-    parser.add_argument("--budget", type=float, default=12.0)
+    parser.add_argument("--budget", type=float, default=16.0)
     parser.add_argument("--no-controls", action="store_true")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--results", type=Path, default=None)
