@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -228,7 +229,11 @@ def train_teacher(n: int, epochs: int, seed: int = 0) -> nn.Module:
 
 
 def study(
-    seed: int = 0, n_train: int = 2000, epochs: int = 20, n_teacher: int = N_TEACHER
+    seed: int = 0,
+    n_train: int = 2000,
+    epochs: int = 20,
+    n_teacher: int = N_TEACHER,
+    out: str | Path | None = None,
 ) -> gk.Study:
     """Color teacher, depth student; other seeds give other scenes, teachers and students."""
     return gk.Study(
@@ -240,6 +245,7 @@ def study(
         recipe=gk.Recipe(epochs=epochs, batch_size=100, lr=1e-2, knowledge="kl4"),
         layers=["block1", "block2", "block3", "flat"],
         seed=seed,
+        out=out,
     )
 
 
@@ -323,7 +329,9 @@ def interval(differences: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    opened = study()
+    opened = study(
+        out="runs/rgb_depth_table"
+    )  # a folder of its own: each plan's outcome replaces the last
     accuracy = opened.measure().get("accuracy", of="teacher", split="test")
     print(f"teacher, on color: {accuracy.value:.3f}")
     print(table(compare(opened)))

@@ -22,7 +22,7 @@ from gapkit.trainings import Trainings
 GENTLE_TEMPERATURE = 1.0
 
 Measure = Callable[[nn.Module, str], Measurements]
-Heard = Callable[[float, float, str], None]
+Heard = Callable[[float, float, str, float], None]
 
 
 class Execution:
@@ -34,7 +34,7 @@ class Execution:
         measure: (model, name) -> Measurements of it against the teacher.
         before: measurements of the student that fails.
         replan: asks for the rest of the plan anew after a missed forecast; None when nobody can.
-        heard: called with (trained, to train, what is trained next).
+        heard: called with (trained, to train, what is trained next, its length), in trainings as long as the study's.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Execution:
         self.replan, self.heard = replan, heard
         self.results: list[StageResult] = []
         self.notes: list[str] = []
+        self._trained = self._total = 0.0
 
     def run(self) -> Outcome:
         """All stages, what each miss leads to, then the comparisons on test."""
@@ -67,6 +68,7 @@ class Execution:
         replanned = False
         while waiting:
             stage = waiting.pop(0)
+            self._total = self._trained + self._work([stage, *waiting])
             result = self._stage(stage)
             reaction = stage.on_miss if result.missed else ""
             if reaction == "retry":
@@ -87,11 +89,31 @@ class Execution:
     def _stage(self, stage: Stage) -> StageResult:
         sources = [self._key(name) for name in stage.sources]
         trained = []
-        for number, seed in enumerate(stage.seeds):
-            if self.heard:
-                self.heard(number, len(stage.seeds), f"{stage.name}, seed {seed}")
+        for seed in stage.seeds:
+            self._hear(f"{stage.name}, seed {seed}", self._length(stage))
             trained.append(self.trainings.stage(stage, seed, sources))
         return self._result(stage, trained)
+
+    def _hear(self, what: str, length: float) -> None:
+        if self.heard:
+            self.heard(self._trained, self._total, what, length)
+        self._trained += length
+
+    def _length(self, stage: Stage) -> float:
+        recipe = self.trainings.recipe
+        return recipe.changed(stage.recipe).epochs / recipe.epochs
+
+    def _work(self, stages: Sequence[Stage]) -> float:
+        """Length of all trainings of these stages and of what the last one is held against."""
+        last = stages[-1]
+        rivals = 0.0
+        if self._is_student(last):
+            found = self._rivals(self._length(last), bool(last.sources))
+            rivals = len(last.seeds) * sum(length for *_, length in found)
+        return rivals + sum(len(stage.seeds) * self._length(stage) for stage in stages)
+
+    def _is_student(self, stage: Stage | StageResult) -> bool:
+        return str(stage.size) == str(self.trainings.family.student)
 
     def _result(self, stage: Stage, trained: Sequence[Training]) -> StageResult:
         scores = [training.score for training in trained]
@@ -121,6 +143,7 @@ class Execution:
             return missed.with_(
                 reaction="below its forecast; already at temperature 1, not repeated"
             )
+        self._total += len(gentler.seeds) * self._length(gentler)
         again = self._stage(gentler)
         if _rank(again.training.score) > _rank(missed.training.score):
             return again.with_(
@@ -165,7 +188,7 @@ class Execution:
     def _comparisons(self, last: StageResult) -> tuple[Comparison, ...]:
         """The kept student against the failing one; this way of training against others, over seeds."""
         unit, groups = self.trainings.task.unit, self.trainings.data.groups("test")
-        is_student = str(last.size) == str(self.trainings.family.student)
+        is_student = self._is_student(last)
         found = [
             compare(
                 "the re-distilled student" if is_student else f"the assistant of size {last.size}",
@@ -181,8 +204,13 @@ class Execution:
         seeds = [training.seed for training in last.trainings]
         ours = np.stack([self._test(training) for training in last.trainings])
         fraction = last.training.fraction
-        for name, arm, recipe, length in self._rivals(fraction, bool(last.sources)):
-            rivals = [self.trainings.arm(arm, recipe, seed, length) for seed in seeds]
+        others = self._rivals(fraction, bool(last.sources))
+        self._total = self._trained + len(seeds) * sum(length for *_, length in others)
+        for name, arm, recipe, length in others:
+            rivals = []
+            for seed in seeds:
+                self._hear(f"comparison, {name}, seed {seed}", length)
+                rivals.append(self.trainings.arm(arm, recipe, seed, length))
             theirs = np.stack([self._test(training) for training in rivals])
             found.append(compare("this plan", name, ours, theirs, unit, groups))
         return tuple(found)

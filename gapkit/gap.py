@@ -83,6 +83,9 @@ class Remedy(Record):
     rate: float = 1.0
     stages: tuple[Stage, ...] = ()
 
+    def __str__(self) -> str:
+        return self.text
+
 
 class Finding(Record):
     """One cause that holds, the points it explains and why it is believed.
@@ -117,6 +120,9 @@ class Step(Record):
     points: Measurement
     merged: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.points.value:+.3f}"
+
 
 class Waterfall(Record):
     """From the student's score to the teacher's; the steps add up to the gap by construction."""
@@ -124,6 +130,10 @@ class Waterfall(Record):
     start: Measurement
     end: Measurement
     steps: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
+        steps = "".join(f"{step}; " for step in self.steps)
+        return f"student {self.start.value:.3f}; {steps}teacher {self.end.value:.3f}"
 
 
 class ControlRun(Record):
@@ -154,6 +164,14 @@ class ControlRun(Record):
     def mean(self) -> float:
         """Mean validation score over the seeds."""
         return float(np.mean(self.scores))
+
+    def __str__(self) -> str:
+        path = " → ".join(map(str, self.path))
+        length = "" if self.fraction == 1 else f", ×{self.fraction:g}"
+        return (
+            f"{self.name} ({path} by {self.recipe}{length}): {self.mean:.3f} on validation, "
+            f"n = {len(self.seeds)} seeds; cost {self.cost:.1f} student trainings"
+        )
 
 
 class Gap(Record):

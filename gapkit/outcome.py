@@ -68,6 +68,14 @@ class Comparison(Record):
     decided: Literal["better", "worse", "undecided"]
     would_decide: str = ""
 
+    def __str__(self) -> str:
+        found = self.points
+        seeds = f"{self.n_seeds} seed{'s' * (self.n_seeds != 1)}"
+        return (
+            f"{self.name} against {self.better_than}: {found.value:+.3f} "
+            f"[{found.low:+.3f}, {found.high:+.3f}] (n = {found.n}, {seeds}), {self.decided}"
+        )
+
 
 class StageResult(Record):
     """One stage of a plan, carried out: its trainings (one a seed), the kept one, measured again.
@@ -90,6 +98,11 @@ class StageResult(Record):
     def training(self) -> Training:
         """The training that was kept."""
         return self.trainings[self.kept]
+
+    def __str__(self) -> str:
+        scores = ", ".join(f"{training.score:.3f}" for training in self.trainings)
+        kept = f", seed {self.training.seed} kept" if len(self.trainings) > 1 else ""
+        return f"{self.name} of size {self.size}: {scores} on validation{kept}"
 
 
 class Outcome(Record):

@@ -292,14 +292,17 @@ class Pair:
         if self.heard:
             self.heard(phase, done, total, what)
 
-    def train_heard(self, phase: str, done: float, total: float, what: str) -> None:
-        """Say how far a phase is, and let its trainings say how far each of them is."""
+    def train_heard(
+        self, phase: str, done: float, total: float, what: str, cost: float = 1.0
+    ) -> None:
+        """Say how far a phase is, and let the training that begins, `cost` of the total, say how far it is."""
         self._hear(phase, done, total, what)
-        self.trainings.tick = self._ticks(phase, done, total, what)
+        self.trainings.tick = self._ticks(phase, done, total, what, cost)
 
-    def _ticks(self, phase: str, done: float, total: float, what: str) -> Tick:
+    def _ticks(self, phase: str, done: float, total: float, what: str, cost: float = 1.0) -> Tick:
         def tick(share: float, said: str) -> None:
-            self._hear(phase, min(total, done + share), total, f"{what}: {said}" if said else what)
+            so_far = min(total, done + cost * share)
+            self._hear(phase, so_far, total, f"{what}: {said}" if said else what)
 
         return tick
 

@@ -217,6 +217,13 @@ class Stage(Record):
         own = f"itself, at {', '.join(self.exits)}"
         return (*self.sources, *([peers] if self.peers else ()), *([own] if self.exits else ()))
 
+    def __str__(self) -> str:
+        taught = (
+            f"{self.learns} from {', '.join(self.taught_by)}" if self.taught_by else self.learns
+        )
+        seeds = ", ".join(map(str, self.seeds))
+        return f"{self.name} of size {self.size}: {taught}; seeds {seeds}"
+
 
 class Alternative(Record):
     """A path that was considered: its forecast, its price, and what it was measured at, if it was."""
@@ -230,6 +237,14 @@ class Alternative(Record):
     chosen: bool = False
     on_front: bool = False
     note: str = ""
+
+    def __str__(self) -> str:
+        length = "" if self.fraction == 1 else f" for {self.fraction:g} times the epochs"
+        path = " → ".join(map(str, self.path))
+        return (
+            f"{path} by {self.recipe}{length}: {self.predicted}; costs {self.cost:.1f} student trainings"
+            + "; chosen" * self.chosen
+        )
 
 
 class Plan(Record):

@@ -18,6 +18,36 @@ VERBS = {
 }
 
 
+class Pace:
+    """Seconds a unit of work takes, by what took at least one: what was finished before tells nothing."""
+
+    def __init__(self) -> None:
+        self._seconds = self._work = 0.0  # of items that ended
+        self._name: str | None = None
+        self._began = self._first = self._now = self._done = 0.0
+
+    def at(self, now: float, done: float, name: str) -> None:
+        """So much is done at this second, and the item of that name is worked on."""
+        self._now, self._done = now, done
+        if name != self._name:
+            seconds, work = self._item()
+            self._seconds, self._work = self._seconds + seconds, self._work + work
+            self._name, self._began, self._first = name, now, done
+
+    def left(self, total: float) -> float | None:
+        """Seconds until all is done; None while nothing tells."""
+        seconds, work = self._item()
+        seconds, work = self._seconds + seconds, self._work + work
+        return max(0.0, (total - self._done) * seconds / work) if work > 0 else None
+
+    def _item(self) -> tuple[float, float]:
+        """Seconds and work of the item at hand, where it took time."""
+        seconds = self._now - self._began
+        if self._name is None or seconds < 1 or self._done <= self._first:
+            return 0.0, 0.0
+        return seconds, self._done - self._first
+
+
 class Progress:
     """Hears (phase, done, total, what) from a Study and shows it on standard error.
 
@@ -28,6 +58,7 @@ class Progress:
     def __init__(self, phases: Sequence[str] = ()) -> None:
         self._phases = tuple(phases)
         self._phase, self._start, self._said, self._what = "", 0.0, 0.0, ""
+        self._pace = Pace()
         self._at = 0
         self._bar: Any = None
         self._task: Any = None
@@ -36,20 +67,22 @@ class Progress:
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
                 TextColumn("{task.description:<12}", table_column=_column(12)),
                 BarColumn(bar_width=18, table_column=_column(18)),
-                TimeRemainingColumn(compact=True, table_column=_column(5)),
+                TextColumn("{task.fields[left]:>5}", table_column=_column(5)),
                 TextColumn("{task.fields[what]}", markup=False, table_column=_column(None)),
                 console=Console(stderr=True),
                 transient=True,
             )
             self._bar.start()
             if len(self._phases) > 1:
-                self._whole = self._bar.add_task("all of it", total=len(self._phases), what="")
+                self._whole = self._bar.add_task(
+                    "all of it", total=len(self._phases), what="", left=""
+                )
         return self
 
     def __exit__(
@@ -67,17 +100,20 @@ class Progress:
         if phase != self._phase:
             self._finish("done in")
             self._phase, self._start, self._said, self._what = phase, time.monotonic(), 0.0, ""
+            self._pace = Pace()
             if self._bar is not None:
-                self._task = self._bar.add_task(VERBS.get(phase, phase), total=total, what=what)
+                verb = VERBS.get(phase, phase)
+                self._task = self._bar.add_task(verb, total=total, what=what, left="")
             self._count(0.0)
+        self._pace.at(time.monotonic(), done, what.partition(": ")[0])
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, what=what)
+            left = _clock(self._pace.left(total))
+            self._bar.update(self._task, completed=done, total=total, what=what, left=left)
             self._count(done / total if total > 0 else 0.0)
         elif what != self._what and time.monotonic() - self._said > (
             QUIET_SECONDS if self._said else -1
         ):
-            left = _left(time.monotonic() - self._start, done, total)
-            _line(f"{VERBS.get(phase, phase)}: {what}{left}")
+            _line(f"{VERBS.get(phase, phase)}: {what}{_said(self._pace.left(total))}")
             self._said, self._what = time.monotonic(), what
 
     def _finish(self, how: str) -> None:
@@ -110,10 +146,12 @@ def _line(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def _left(elapsed: float, done: float, total: float) -> str:
-    if done <= 0 or elapsed < 1:
-        return ""
-    return f" (about {max(0.0, elapsed * (total - done) / done):.0f} s left)"
+def _said(left: float | None) -> str:
+    return "" if left is None else f" (about {left:.0f} s left)"
+
+
+def _clock(left: float | None) -> str:
+    return "" if left is None else "{}:{:02}".format(*divmod(round(left), 60))
 
 
 def _column(width: int | None) -> Any:

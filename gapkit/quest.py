@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gapkit.errors import InputError
 from gapkit.family import Size
@@ -92,7 +93,7 @@ class Quest:
                 unit="" if objective == "relation" else pair.task.unit,
                 score_name=_SAID.get(objective, pair.task.score_name),
             ),
-            heard=lambda spent, total, what: pair.train_heard("plan", spent, total, what),
+            heard=partial(pair.train_heard, "plan"),
             told=self.told,
         )
         if objective != "score":  # what stages are measured by is the score

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_serializer, field_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from gapkit.errors import InputError, describe, unknown
 from gapkit.knowledge import MENUS, Knowledge
@@ -68,6 +68,14 @@ class Recipe(Record):
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true"] = (
         "32-true"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, values: Any) -> Any:
+        for name in values if isinstance(values, Mapping) else ():
+            if name not in cls.model_fields:
+                raise unknown("recipe field", name, cls.model_fields)
+        return values
 
     @field_validator("optimizer", "schedule", "knowledge")
     @classmethod

@@ -105,4 +105,4 @@ def _cell(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         more = f"<br>… {len(value) - SHOWN} more" if len(value) > SHOWN else ""
         return "<br>".join(map(_words, value[:SHOWN])) + more
-    return "" if value is None or value == "" else _words(value)
+    return "" if value is None or value in ("", {}) else _words(value)

@@ -39,7 +39,7 @@ def plan(
     jobs: int = 1,
     above: Size | None = None,
     say: Wording | None = None,
-    heard: Callable[[float, float, str], None] | None = None,
+    heard: Callable[[float, float, str, float], None] | None = None,
     told: Callable[[History], None] | None = None,
 ) -> tuple[Plan, History]:
     """Search for the path and the way of teaching that score best, and write it down as stages.
@@ -63,7 +63,7 @@ def plan(
         jobs: trials that run at once, each in a process of its own (see gapkit.side_by_side).
         above: the next size up, when that may be proposed instead of the student.
         say: how scores are worded; default: as plain numbers.
-        heard: called with (spent, budget, what is trained next).
+        heard: called with (spent, budget, what is trained next, what that costs).
         told: called with the history whenever trials have ended.
 
     Returns:
@@ -91,7 +91,7 @@ def plan(
         costs = [prices.trainings(trial.path[-1], trial.fraction) for trial in trials]
         if heard:
             what = "; ".join(f"{arm_words(trial)}, seed {trial.seed}" for trial in trials)
-            heard(planner.spent - sum(costs), budget, what)
+            heard(planner.spent - sum(costs), budget, what, sum(costs))
         scores = side_by_side(train, trials, jobs)
         for trial, score, cost, forecast in zip(trials, scores, costs, expected, strict=True):
             planner.tell(trial, score)

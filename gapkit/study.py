@@ -261,7 +261,7 @@ class Study(Pair):
             self._survey,
             before,
             self._replan,
-            lambda done, total, what: self.train_heard("distill", done, total, what),
+            partial(self.train_heard, "distill"),
         )
         outcome = execution.run()
         self.run.save("outcome", outcome, request)

@@ -80,23 +80,33 @@ def _samples(results: Results) -> Iterator[Block]:
     shown = results.exhibits
     if shown is None or not shown.items:
         return
+    flat = _flat(shown.items)
+    signs = (
+        "for (green, up) or against (purple, down)"
+        if flat
+        else "for (green) or against (purple, dotted)"
+    )
     yield Figure(
         name="attribution",
-        caption=f"Samples of the {shown.split} split, and what in them speaks for (green) or against (purple) the "
-        f"teacher's answer, by model; each map on its own scale. {sentence(shown.estimator)} "
+        caption=f"Samples of the {shown.split} split, and what in them speaks {signs} the teacher's "
+        f"answer, by model; each map on its own scale. {sentence(shown.estimator)} "
         f"{_above(shown.items)}Chosen: samples on which the two differ, and one on which they agree.",
         alt="Attribution maps side by side. " + "; ".join(_sample(item) for item in shown.items),
     )
 
 
+def _flat(items: tuple[Exhibit, ...]) -> bool:
+    """Whether the maps are of height 1 and drawn as bars."""
+    return all(found.shape[0] == 1 for found in items[0].maps.values())
+
+
 def _above(items: tuple[Exhibit, ...]) -> str:
     """What stands above the maps: answers where they fit a line; samples are named above pictures only."""
-    flat = all(found.shape[0] == 1 for found in items[0].maps.values())
-    named = any(item.picture.size for item in items) and not flat
+    named = any(item.picture.size for item in items) and not _flat(items)
     answers = [answer for item in items for answer in item.answers.values() if answer]
     sure = " and how sure" if any(answer.endswith("%)") for answer in answers) else ""
     above = f"Above each: the answer{sure}. " if answers else ""
-    order = "From top to bottom" if flat else "In reading order"
+    order = "From top to bottom" if _flat(items) else "In reading order"
     positions = ", ".join(str(item.position) for item in items)
     return above if named else f"{above}{order}: samples {positions}. "
 

@@ -146,10 +146,13 @@ def _considered(plan: Plan, say: Wording) -> Iterator[Block]:
     if len(found) > 1:
         chosen = next((item for item in found if item.chosen), None)
         told = f" Chosen: {path_words(chosen.path)} by {chosen.recipe}." if chosen else ""
+        yield Paragraph(
+            text="Along the line of the figure nothing cheaper is forecast to do as well; what lies below it was "
+            "dropped."
+        )
         yield Figure(
             name="pareto",
-            caption=f"All {len(found)} paths considered: forecast of the mean validation score over cost. "
-            "Along the line nothing cheaper is forecast to do as well; what lies below it was dropped.",
+            caption=f"All {len(found)} paths considered: forecast of the mean validation score over cost.",
             alt=f"Scatter plot of {len(found)} paths by cost and forecast; "
             f"{sum(item.on_front for item in found)} on the front.{told}",
         )

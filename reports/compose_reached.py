@@ -49,10 +49,11 @@ def _layers(results: Results) -> Iterator[Block]:
     nearest = [_mean_nearest(matrix.values) for matrix in (before, after)]
     told = "Mean similarity of a teacher layer to its nearest student layer: "
     told += f"{nearest[0]:.2f} before, {nearest[1]:.2f} after"
+    yield Paragraph(text=f"{told}. It describes the change; it does not say that it matters.")
     yield Figure(
         name="cka_change",
         caption=f"The similarity map (debiased CKA, test, n = {after.n:,}) of the student as it was, and of "
-        f"the new one. {told}. It describes the change; it does not say that it matters.",
+        "the new one.",
         alt=f"Two heat maps, before and after the plan. {told}.",
     )
 

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from gapkit.measurement import LayerMatrix, Measurement
-from gapkit.reports.look import INK, MARKERS, ON_COLOR, QUIET, ROLES, RULE, own, printable, styled
+from gapkit.reports.look import (
+    INK,
+    MARKERS,
+    ON_COLOR,
+    QUIET,
+    ROLES,
+    RULE,
+    on,
+    own,
+    printable,
+    styled,
+)
 from gapkit.wording import layer_order, short
 
 if TYPE_CHECKING:
@@ -86,11 +97,13 @@ def similarity_panel(matrix: LayerMatrix, values: np.ndarray, ax: Axes) -> None:
 
 
 def _ring(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Squares around the cells of a small map, dots on those of a large one."""
+    """Rings in the cells of a small map, edged in white so that they stand out in gray too; dots on a large one."""
+    from matplotlib.patheffects import withStroke
+
     if shape[0] * shape[1] <= ANNOTATED_CELLS:
         return {"marker": "o", "markersize": 22, "markerfacecolor": "none",
                 "markeredgecolor": ROLES["student"], "markeredgewidth": 1.3,
-                "clip_on": False}  # fmt: skip
+                "clip_on": False, "path_effects": [withStroke(linewidth=3, foreground="white")]}  # fmt: skip
     return {"marker": ".", "markersize": max(1.5, 160 / max(shape)) / 4, "color": ROLES["student"]}
 
 
@@ -139,11 +152,12 @@ def shared_path(layers: Sequence[str]) -> str:
 
 
 def _annotate(ax: Axes, values: np.ndarray) -> None:
+    image = ax.images[0]
     for (row, column), value in np.ndenumerate(values):
         known = math.isfinite(value)
         ax.text(
             column, row, f"{value:.2f}".replace("-", "−") if known else "–", ha="center",
-            va="center", fontsize=7.5, color="white" if known and value > 0.45 else ON_COLOR,
+            va="center", fontsize=7.5, color=on(tuple(image.cmap(image.norm(value)))) if known else ON_COLOR,
         )  # fmt: skip
 
 

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gapkit.exhibits import Exhibit
-from gapkit.reports.look import INK, TEXT_WIDTH, printable, styled
+from gapkit.reports.look import INK, ON_COLOR, TEXT_WIDTH, printable, styled
 from gapkit.wording import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FAINT = 0.1  # of the largest cell: fainter ones are near white in either color
+DOT_SHARE = 0.3  # of a cell's width
 NAMES = {"teacher": "teacher", "student": "student", "reached": "student after"}
 
 
 @styled
 def attribution_pairs(items: Sequence[Exhibit]) -> Figure:
-    """A row a sample: what is looked at, and what speaks for (green) and against (purple) the answer.
+    """A row a sample: what is looked at, and what speaks for (green) and against (purple, dotted) the answer.
 
     Every model's map is scaled by its own largest cell, so that shapes can be compared, not sizes.
     Maps of height 1 (vectors, sequences) are drawn as bars.
@@ -83,5 +85,14 @@ def _cell(ax: Axes, item: Exhibit, column: str) -> None:
         ax.spines[:].set_visible(False)
         return
     ax.imshow(values / largest, cmap="PRGn", vmin=-1, vmax=1, interpolation="none")
+    _dot(ax, values / largest)
     for spine in ax.spines.values():
         spine.set_visible(True)
+
+
+def _dot(ax: Axes, values: np.ndarray) -> None:
+    """A dot in every cell that speaks against, so that gray tells it from one that speaks for."""
+    rows, columns = np.nonzero(values <= -FAINT)
+    size = DOT_SHARE * 72 * TEXT_WIDTH / 9 / max(values.shape)
+    colors = ["white" if value < -0.5 else ON_COLOR for value in values[rows, columns]]
+    ax.scatter(columns, rows, s=size**2, c=colors, linewidths=0)

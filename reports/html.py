@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from gapkit.reports.look import INK, PRINTED_FONT, QUIET, RULE, hidden
-from gapkit.reports.pdf import check_drawings, replace_file
+from gapkit.reports.pdf import check_drawings, glued, replace_file
 from gapkit.reports.report import Block, Figure, Mark, Next, Report, Table
 from gapkit.reports.text import COMMAND, SIGNS
 
@@ -55,12 +55,12 @@ def page(report: Report, figures: Mapping[str, bytes]) -> str:
 
 
 def words(text: str) -> str:
-    """Text that is safe inside an element or a quoted attribute.
+    """Text that is safe inside an element or a quoted attribute, numbers and intervals in one piece.
 
     >>> words('<a> & "b"' + chr(0x202E))
     '&lt;a&gt; &amp; &quot;b&quot;U+202E'
     """
-    spaced = re.sub(r"[\t\r\n]+", " ", text)
+    spaced = glued(re.sub(r"[\t\r\n]+", " ", text))
     return escaped("".join(f"U+{ord(char):04X}" if hidden(char) else char for char in spaced))
 
 

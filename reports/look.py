@@ -6,7 +6,7 @@ import functools
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -36,6 +36,18 @@ ROLES = {
 MARKERS = {"teacher": "s", "student": "o", "reached": "^", "assistant": "D", "untrained": "x"}
 INK, QUIET, RULE = "#222222", "#666666", "#D9D9D9"
 ON_COLOR = "#111111"  # words on a colored cell: they stay dark on a dark page
+
+
+def on(color: Sequence[float]) -> str:
+    """White or dark, whichever is read better on a color (WCAG 2.2, relative luminance and contrast).
+
+    >>> on((0.0, 0.2, 0.5, 1.0)), on((0.4, 0.7, 0.9, 1.0))
+    ('white', '#111111')
+    """
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.056 else ON_COLOR
+
 
 _METRIC_FONT, PRINTED_FONT = "STIXGeneral", "Libertinus Serif"
 _FAMILIES = (_METRIC_FONT, "DejaVu Sans", "DejaVu Sans Mono")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -58,7 +58,7 @@ def page_data(report: Report) -> dict[str, Any]:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return _settled(breakable(_glued(printable(value))))
+        return _settled(breakable(glued(printable(value))))
     if isinstance(value, list):
         return [_clean(item) for item in value]
     if isinstance(value, dict):
@@ -71,7 +71,7 @@ def _settled(text: str) -> str:
     return _RIGHT_TO_LEFT.sub(lambda run: run.group() + LEFT_TO_RIGHT_MARK, text)
 
 
-def _glued(text: str) -> str:
+def glued(text: str) -> str:
     """Numbers that stay with their units, and intervals in one piece."""
     return _BOUNDS.sub("[\\1,\u00a0\\2]", _GLUED.sub("\u00a0", text))
 
@@ -105,17 +105,53 @@ def compile_pdf(report: Report, figures: Mapping[str, bytes]) -> bytes:
     stamp = 0 if date is None else int(date.replace(tzinfo=UTC).timestamp())
     sources: dict[str, Any] = {
         "main": (files("gapkit.reports") / "assets" / "report.typ").read_bytes(),
-        "report.json": json.dumps(page_data(report), ensure_ascii=False).encode(),
     }
     sources |= {f"figures/{name}.svg": svg for name, svg in figures.items()}
+    data = page_data(report)
     with folder() as fonts:
+        look: dict[str, Any] = {"ignore_system_fonts": True, "font_paths": fonts}
+        data["floating"] = _floating(data, sources, look)
         return compiled(
-            sources,
-            ignore_system_fonts=True,
-            font_paths=fonts,
+            sources | {"report.json": _json(data)},
             pdf_standards=["ua-1"],
             timestamp=stamp,
+            **look,
         )
+
+
+def _floating(
+    data: Mapping[str, Any], sources: Mapping[str, Any], look: Mapping[str, Any]
+) -> list[str]:
+    """Names of the figures that did not fit where they stand: at the head of the next page, text fills the room before.
+
+    One is found at a time, as letting it float moves what follows.
+    """
+    import typst
+
+    query: Any = typst.query
+    floating: list[str] = []
+    while True:
+        source = _json({**data, "floating": floating})
+        found = query({**sources, "report.json": source}, "<landed>", field="value", **look)
+        moved = _moved(json.loads(found), floating)
+        if moved is None:
+            return floating
+        floating.append(moved)
+
+
+def _moved(landed: Sequence[Mapping[str, Any]], floating: Sequence[str]) -> str | None:
+    """The first figure yet to float: one that leads a page, or that lies before a figure it should follow."""
+    reached = 0
+    for figure in landed:
+        before = figure["page"] < reached
+        reached = max(reached, figure["page"])
+        if figure["name"] not in floating and (figure["leads"] or before):
+            return str(figure["name"])
+    return None
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode()
 
 
 def check_drawings(report: Report, figures: Mapping[str, bytes]) -> None:

@@ -236,8 +236,7 @@ def test_the_table_holds_each_arm_against_labels_alone():
 def test_the_comparison_measures_what_each_student_keeps(few, tmp_path, monkeypatch):
     two = {name: arms()[name] for name in ("scratch", "rkd")}
     monkeypatch.setattr(rgb_depth, "arms", lambda: two)
-    opened = study(n_train=200, epochs=2, n_teacher=400)
-    opened.run.folder = tmp_path
+    opened = study(n_train=200, epochs=2, n_teacher=400, out=tmp_path)
     found = compare(opened, seeds=(0, 1))
     assert list(found) == list(two)
     for values in found.values():

@@ -252,14 +252,32 @@ def test_the_outcome_holds_the_student_and_its_scores(tmp_path):
     assert outcome.predicted == plan(stage()).predicted
 
 
-def test_what_is_trained_next_is_heard(tmp_path):
+def test_what_is_trained_next_is_heard_comparisons_too(tmp_path):
     heard = []
     carried_out(
-        make_trainings(tmp_path),
-        plan(stage("mid", 4), stage("student", 2, ("mid",), seeds=(3, 1))),
-        heard=lambda done, total, what: heard.append((done, total, what)),
+        make_trainings(tmp_path, epochs=2),
+        plan(stage("mid", 4), stage("student", 2, ("mid",), seeds=(3, 1), recipe={"epochs": 4})),
+        heard=lambda *what: heard.append(what),
     )
-    assert heard == [(0, 1, "mid, seed 0"), (0, 2, "student, seed 3"), (1, 2, "student, seed 1")]
+    as_long, by_recipe, failing = (
+        f"comparison, {name}"
+        for name in (
+            "from scratch, trained as long",
+            "from scratch by the study's recipe",
+            "the failing recipe (kl4)",
+        )
+    )
+    assert heard == [
+        (0, 13, "mid, seed 0", 1),
+        (1, 13, "student, seed 3", 2),
+        (3, 13, "student, seed 1", 2),
+        (5, 13, f"{as_long}, seed 3", 2),
+        (7, 13, f"{as_long}, seed 1", 2),
+        (9, 13, f"{by_recipe}, seed 3", 1),
+        (10, 13, f"{by_recipe}, seed 1", 1),
+        (11, 13, f"{failing}, seed 3", 1),
+        (12, 13, f"{failing}, seed 1", 1),
+    ]
 
 
 @pytest.mark.parametrize(

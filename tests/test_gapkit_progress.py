@@ -165,3 +165,39 @@ def test_a_bar_is_taken_down_after_an_exception(monkeypatch):
         raise KeyError
     assert shown._bar.finished or not shown._bar.live.is_started
     assert "stopped after" in screen.getvalue()
+
+
+def test_time_left_goes_by_what_was_trained_and_not_by_what_was_there(clock, capsys):
+    with Progress() as heard:
+        for seed in range(8):  # finished before
+            heard("distill", seed, 10, f"student, seed {seed}")
+            clock.now += 0.01
+        heard("distill", 8, 10, "student, seed 8")
+        for epoch in range(1, 3):
+            clock.now += 15
+            heard("distill", 8 + epoch / 4, 10, f"student, seed 8: loss {epoch}")
+    lines = said(capsys.readouterr().err)
+    assert lines[1:3] == [
+        "distilling: student, seed 8: loss 1 (about 105 s left)",
+        "distilling: student, seed 8: loss 2 (about 90 s left)",
+    ]
+
+
+def test_no_time_left_is_said_while_nothing_was_trained(clock, capsys):
+    with Progress() as heard:
+        heard("plan", 0, 10, "a")
+        clock.now += 0.01
+        heard("plan", 6, 10, "b")
+        clock.now += 30
+        heard("plan", 6, 10, "b: as long as nothing is done")
+    assert "left" not in capsys.readouterr().err
+
+
+def test_the_bar_says_the_same_time_left(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress() as heard:
+        heard("plan", 0, 4, "a")
+        clock.now += 65
+        heard("plan", 2, 4, "a: half")
+        assert heard._bar.tasks[0].fields["left"] == "1:05"

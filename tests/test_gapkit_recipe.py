@@ -84,3 +84,10 @@ def test_a_stage_changes_some_fields_and_knows_which():
         recipe.changed({"knowledge": "kl1"})
     with pytest.raises(InputError, match=r"usable recipe but lr: .*but got -1"):
         recipe.changed({"lr": -1})
+
+
+def test_a_misspelled_field_gets_the_nearest_known_one():
+    with pytest.raises(
+        ValidationError, match="known recipe field but got 'batchsize'; nearest: 'batch_size'"
+    ):
+        Recipe(batchsize=10)

@@ -143,3 +143,21 @@ def test_every_result_shows_itself_in_a_notebook(make):
     assert html.count("<table>") == html.count("</table>") == 1
     assert len(html) < 50_000
     assert "digits" in html or "accuracy" in html
+    assert "Measurement(" not in html  # a line each, not the fields of what they hold
+    assert "array(" not in html
+
+
+def test_what_results_hold_says_itself_in_one_line():
+    gap, plan, outcome = made.gap(), made.plan(), made.outcome()
+    said = [
+        gap.waterfall, *gap.waterfall.steps, *gap.controls, gap.findings[0].remedy, *plan.stages,
+        *plan.alternatives, *outcome.stages, *outcome.comparisons,
+    ]  # fmt: skip
+    assert len(said) > 15
+    for item in said:
+        assert 3 < len(str(item)) < 300
+        assert "=(" not in str(item)
+        assert "\n" not in str(item)
+    first = gap.controls[0]
+    assert f"{first.mean:.3f} on validation, n = {len(first.seeds)} seeds" in str(first)
+    assert f"{outcome.comparisons[0].points.value:+.3f}" in str(outcome.comparisons[0])

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure as Canvas
 
 from gapkit.errors import InputError
@@ -428,3 +428,34 @@ def test_attribution_pairs_show_picture_and_every_model(shape, n_axes):
         heights = [bar.get_height() for bar in figure.axes[0].patches]
         expected = items[0].maps["teacher"][0] / abs(items[0].maps["teacher"]).max()
         np.testing.assert_allclose(heights, expected)
+
+
+def test_what_speaks_against_is_dotted_so_that_gray_tells_it():
+    found = np.array([[1.0, -0.6], [-0.05, -0.3]])
+    (item,) = [
+        Exhibit(position=0, label="3", answers={}, picture=np.eye(2), maps={"teacher": found})
+    ]
+    picture, teacher = figures.attribution_pairs([item]).axes[:2]
+    assert not picture.collections
+    np.testing.assert_array_equal(teacher.collections[0].get_offsets(), [[1, 0], [1, 1]])
+
+
+def test_numbers_on_a_map_are_read_on_their_color():
+    values = np.linspace(0, 1, 64).reshape(8, 8)
+    matrix = made.cka(8, 8, tuple("abcdefgh")).with_(values=values)
+    ax = axes()
+    figures.cka_map(matrix, ax=ax)
+    image = ax.images[0]
+    for text in ax.texts:
+        column, row = map(int, text.get_position())
+        back = image.cmap(image.norm(values[row, column]))
+        assert contrast(back[:3], to_rgb(text.get_color())) > 4.3
+
+
+def contrast(a, b) -> float:
+    """WCAG 2.2: (L1 + .05) / (L2 + .05), lighter over darker."""
+    lights = []
+    for color in (a, b):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
+        lights.append(float(np.dot(linear, [0.2126, 0.7152, 0.0722])))
+    return (max(lights) + 0.05) / (min(lights) + 0.05)

@@ -193,3 +193,9 @@ def test_a_missing_drawing_is_refused():
     report = compose(task_unit="share", **made.results())
     with pytest.raises(InputError, match="Expected a drawing for every figure but got none for"):
         page(report, {})
+
+
+def test_numbers_and_their_intervals_stay_in_one_piece():
+    assert words("45.9 % [42.5, 49.4], n = 797") == (
+        "45.9\u00a0% [42.5,\u00a049.4], n\u00a0=\u00a0797"
+    )
