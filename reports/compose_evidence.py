@@ -84,7 +84,7 @@ def _samples(results: Results) -> Iterator[Block]:
     signs = (
         "for (green, up) or against (purple, down)"
         if flat
-        else "for (green) or against (purple, dotted)"
+        else "for (green) or against (purple, strong cells dotted)"
     )
     yield Figure(
         name="attribution",

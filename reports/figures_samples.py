@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FAINT = 0.1  # of the largest cell: fainter ones are near white in either color
+FAINT, FAINT_FINE = (
+    0.1,
+    0.4,
+)  # of the largest cell: fainter ones get no dot; on fine maps dots would hide the map
+FINE = 16  # cells along a side
 DOT_SHARE = 0.3  # of a cell's width
 NAMES = {"teacher": "teacher", "student": "student", "reached": "student after"}
 
@@ -91,8 +95,8 @@ def _cell(ax: Axes, item: Exhibit, column: str) -> None:
 
 
 def _dot(ax: Axes, values: np.ndarray) -> None:
-    """A dot in every cell that speaks against, so that gray tells it from one that speaks for."""
-    rows, columns = np.nonzero(values <= -FAINT)
+    """A dot in every cell that speaks clearly against, so that gray tells it from one that speaks for."""
+    rows, columns = np.nonzero(values <= -(FAINT_FINE if max(values.shape) > FINE else FAINT))
     size = DOT_SHARE * 72 * TEXT_WIDTH / 9 / max(values.shape)
     colors = ["white" if value < -0.5 else ON_COLOR for value in values[rows, columns]]
     ax.scatter(columns, rows, s=size**2, c=colors, linewidths=0)

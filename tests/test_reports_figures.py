@@ -459,3 +459,13 @@ def contrast(a, b) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
         lights.append(float(np.dot(linear, [0.2126, 0.7152, 0.0722])))
     return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+def test_on_fine_maps_only_strong_cells_are_dotted():
+    found = np.zeros((20, 20))
+    found[0, :3] = 1.0, -0.3, -0.5
+    (item,) = [
+        Exhibit(position=0, label="3", answers={}, picture=np.eye(2), maps={"teacher": found})
+    ]
+    teacher = figures.attribution_pairs([item]).axes[1]
+    np.testing.assert_array_equal(teacher.collections[0].get_offsets(), [[2, 0]])
