@@ -446,13 +446,14 @@ def test_a_failed_training_does_not_stop_the_search():
 
 
 def test_says_what_it_trains_and_what_is_spent():
-    heard: list[tuple[float, float, str]] = []
+    heard: list[tuple[float, float, str, float]] = []
     _, _, table = proposed(lambda t: 0.6, 10, heard=lambda *what: heard.append(what))
     assert len(heard) == len(table.asked)
     assert heard[0][:2] == (0.0, 10)
     spent = 0.0
-    for (told, _, what), trial in zip(heard, table.asked):
+    for (told, _, what, cost), trial in zip(heard, table.asked):
         assert told == pytest.approx(spent)
+        assert cost == pytest.approx(COSTS[trial.path[-1]] * trial.fraction)
         assert what.startswith(" → ".join(map(str, trial.path)))
         assert what.endswith(f"seed {trial.seed}")
         spent += COSTS[trial.path[-1]] * trial.fraction

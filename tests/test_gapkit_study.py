@@ -519,11 +519,11 @@ def test_models_of_another_size_than_the_familys_are_told_of(tmp_path):
 
 @pytest.fixture
 def diverging(monkeypatch) -> None:
-    """Every training by DIST ends in a loss that is nan."""
+    """Every training by KL at temperature 1 ends in a loss that is nan."""
     arm = Trainings.arm
 
     def failing(self, path, recipe, seed, fraction=1.0):
-        if recipe == "dist1":
+        if recipe == "kl1":
             raise TrainingFailed("Expected a finite loss but got nan")
         return arm(self, path, recipe, seed, fraction)
 
@@ -534,11 +534,11 @@ def test_knowledge_that_diverges_ends_neither_diagnosis_nor_search(tmp_path, div
     slow = gk.Recipe(epochs=2, batch_size=16, lr=1e-4)
     study = priced(tiny(out=tmp_path, recipe=slow, teacher=trained(16)))
     gap = study.diagnose(budget=40)
-    assert "knowledge: dist1" not in {run.name for run in gap.controls}
-    assert any("dist1, seed 0, failed: Expected a finite loss" in note for note in gap.notes)
+    assert "knowledge: kl1" not in {run.name for run in gap.controls}
+    assert any("kl1, seed 0, failed: Expected a finite loss" in note for note in gap.notes)
     plan = study.plan(budget=8)
-    assert plan.stages[-1].phases[0].knowledge != KNOWLEDGE["dist1"]
-    assert ",dist1," in (tmp_path / "trials.csv").read_text()
+    assert plan.stages[-1].phases[0].knowledge != KNOWLEDGE["kl1"]
+    assert ",kl1," in (tmp_path / "trials.csv").read_text()
 
 
 def test_a_loss_of_the_users_goes_by_its_own_name_or_by_a_free_one():
