@@ -43,6 +43,8 @@ STRENGTHS = (1, 2)
 HALVES = ("tune", "report")
 CASES = {"common": 14, "others": 8, "pairs": 4, "healthy": 40}
 """Of each cause or pair in each half."""
+MORE = {"harsh_targets": 28, "teacher_gap": 24, "overconfident_teacher": 24}
+"""Of causes whose plants take in half of the cases: so many in each half."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def cases() -> list[Case]:
     """All cases, causes in turn, so that a first part of them is a fair sample."""
     listed = [
         *_listed([("no_gap",)], CASES["healthy"]),
-        *_listed([(cause,) for cause in COMMON], CASES["common"]),
+        *_listed([(cause,) for cause in COMMON], CASES["common"], MORE),
         *_listed([(cause,) for cause in OTHERS], CASES["others"]),
         *_listed(list(PAIRS), CASES["pairs"]),
     ]
@@ -81,15 +83,20 @@ def half(name: str) -> list[Case]:
     return [case for case in cases() if case.half == name]
 
 
-def _listed(groups: list[tuple[str, ...]], n_cases: int) -> Iterator[tuple[int, Case]]:
+def _listed(
+    groups: list[tuple[str, ...]], n_cases: int, more: dict[str, int] | None = None
+) -> Iterator[tuple[int, Case]]:
     """That many cases of each group in each half, by turn: worlds and strengths in turn, then seeds.
 
     Groups begin at different worlds, so that a few cases of each are spread over all.
+
+    Args:
+        more: cause -> number of cases in place of `n_cases`.
     """
     for part, (group, causes) in product(HALVES, enumerate(groups)):
         places = [world for world in WORLDS.values() if world.half == part and fits(world, causes)]
         n = len(places)
-        for turn in range(n_cases):
+        for turn in range((more or {}).get(causes[0], n_cases)):
             world = places[(turn + group * n_cases) % n]
             strength = STRENGTHS[(turn % n + turn // n) % len(STRENGTHS)]
             yield turn, Case(world.name, causes, strength, turn // (n * len(STRENGTHS)))
