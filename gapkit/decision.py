@@ -16,9 +16,9 @@ from gapkit.plans import Alternative, Predicted
 
 TIE = 0.05
 """Arms are equal whose expected scores differ by less than this share of a run's noise."""
-SURE, EDGE = 0.7, 0.3
-"""No chain is chosen that beats the best single hop with a lower probability, or is expected to by a
-smaller share of a run's noise."""
+HARM = 0.1
+"""What a chain that is worse than the best single hop costs, as a share of the gap: the lead that is
+expected of a chain must be worth that, times the probability that it is worse."""
 N_SHOWN = 12
 
 
@@ -99,19 +99,19 @@ class Decision:
     def _best(self) -> int:
         """Of the arms within a little of the best expected score, the cheapest.
 
-        A chain counts only where it is likely to beat the best single hop, and by more than a trifle.
+        A chain pays for the probability that it is worse than the best single hop. Of all rules that
+        take a false chain equally often, one with such a price loses least (Neyman & Pearson 1933).
         """
-        mean = self.mean.copy()
+        worth = self.mean.copy()
         if self.rival is not None:
             chains = np.array([arm.n_assistants > 0 for arm in self.arms])
-            unsure = odds(self.forecast.belief(self.arms), self.rival) < SURE
-            trifle = mean - mean[self.rival] < EDGE * self.forecast.run_sd
-            mean[chains & (unsure | trifle)] = -np.inf
-        near = np.flatnonzero(mean >= mean.max() - TIE * self.forecast.run_sd)
+            worse = 1.0 - odds(self.forecast.belief(self.arms), self.rival)
+            worth -= HARM * self.forecast.unit * worse * chains
+        near = np.flatnonzero(worth >= worth.max() - TIE * self.forecast.run_sd)
         return int(
             min(
                 near,
-                key=lambda i: (round(float(self.cost[i]), 9), self.n_runs[i] == 0, -self.mean[i]),
+                key=lambda i: (round(float(self.cost[i]), 9), self.n_runs[i] == 0, -worth[i]),
             )
         )
 

@@ -62,6 +62,10 @@ class Forecast:
         teacher_score: on the scale of the scores.
         grid: indices of the grid points to weigh (an earlier forecast's `likely`); default all.
 
+    Attributes:
+        unit: the gap on the scale of the scores: teacher_score minus the runs' mean, or the runs' range
+            where that is larger.
+
     >>> runs = [Run(Arm((9, 1), "kl"), seed, 0.5 + 0.01 * seed) for seed in range(3)]
     >>> forecast = Forecast((9, 3, 1), runs, teacher_score=0.9)
     >>> near, far = forecast.true_mean(Arm((9, 1), "kl")), forecast.true_mean(Arm((9, 1), "new"))
@@ -79,13 +83,13 @@ class Forecast:
         self.sizes, self.runs = tuple(sizes), tuple(runs)
         scores = np.array([run.score for run in runs])
         self._center = float(scores.mean()) if len(runs) else float(teacher_score)
-        self._unit = self._scale(scores, teacher_score)
+        self.unit = self._scale(scores, teacher_score)
         self._patience = PRIOR_PATIENCE if teacher_score > self._center else 0.0
         self._codes: dict[str, int] = {}
         self._table = Columns.of([run.arm for run in runs], self.sizes, self._codes)
         self._seeds = np.array([run.seed for run in runs])
         self._parts = components(self._table, self._table)
-        z = (scores - self._center) / self._unit - self._patience * self._table.patience
+        z = (scores - self._center) / self.unit - self._patience * self._table.patience
         self._fit(z, np.arange(len(GRID.shares)) if grid is None else grid)
 
     def _scale(self, scores: np.ndarray, teacher_score: float) -> float:
@@ -146,7 +150,7 @@ class Forecast:
     @property
     def run_sd(self) -> float:
         """Standard deviation of one run around its arm's true mean (seed effect included)."""
-        return float(self._unit * np.sqrt(self._weight @ self._variance))
+        return float(self.unit * np.sqrt(self._weight @ self._variance))
 
     def screen(self, arms: Sequence[Arm], n_points: int = N_KEPT) -> tuple[np.ndarray, np.ndarray]:
         """Expected true mean and standard deviation (a,) of many arms, from the weightiest grid points."""
@@ -154,7 +158,7 @@ class Forecast:
         weight = self._weight[:n_points] / self._weight[:n_points].sum()
         mean = weight @ means
         sd = np.sqrt(weight @ (spread + (means - mean) ** 2))
-        return self._center + self._unit * mean, self._unit * sd
+        return self._center + self.unit * mean, self.unit * sd
 
     def _marginals(self, table: Columns, n_points: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance (k, a) of each arm under the weightiest points, in units of the gap."""
@@ -204,7 +208,7 @@ class Forecast:
         off = means - mean
         cov[: len(arms), : len(arms)] += (self._weight[:, None] * off).T @ off
         noise = float(self._weight @ (self._variance * (1.0 - GRID.shares[self._kept])))
-        return Belief(self._center + self._unit * mean, self._unit**2 * cov, self._unit**2 * noise)
+        return Belief(self._center + self.unit * mean, self.unit**2 * cov, self.unit**2 * noise)
 
     def true_means(self, arms: Sequence[Arm], level: float = LEVEL) -> tuple[Predicted, ...]:
         """Each arm's mean score over seeds, with an interval."""
@@ -228,7 +232,7 @@ class Forecast:
             mixture_quantile(q, means, scale, self._weight, self._dof) for q in (tail, 1.0 - tail)
         )
         value = np.clip(self._weight @ means, low, high)
-        rows = self._center + self._unit * np.stack([low, value, high], axis=1)
+        rows = self._center + self.unit * np.stack([low, value, high], axis=1)
         return tuple(Predicted(low=a, value=b, high=c, level=level) for a, b, c in rows.tolist())
 
 

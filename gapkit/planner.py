@@ -47,8 +47,8 @@ class Planner:
     (knowledge gradient with repeats, Frazier & Powell 2010, under gapkit.forecast's belief, with heavier
     tails: while there is budget, chains that the belief has given up are run before what is known is run
     again). The last of the budget confirms the leader and its rival. A chain is asked hop by hop, prefix
-    first, and only begun when the budget covers its end. It is chosen only where it is likely to beat
-    the best single hop, and by more than a trifle.
+    first, and only begun when the budget covers its end. It is chosen only where the lead expected
+    of it over the best single hop outweighs the risk that it is worse.
 
     Args:
         sizes: 2 to 20 different labels, teacher first, student last.

@@ -1,4 +1,4 @@
-"""The decision: the best expected arm, a chain only where it is likely to beat the best single hop."""
+"""The decision: the best expected arm, a chain only where its lead outweighs the risk that it is worse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gapkit.arm import SCRATCH, Arm, Run
-from gapkit.decision import EDGE, SURE, Decision
+from gapkit.decision import HARM, TIE, Decision
 from gapkit.forecast import Forecast
 from gapkit.lookahead import odds
 from gapkit.search_space import SearchSpace
@@ -21,30 +21,39 @@ def decided(scores: dict[Arm, list[float]], arms=(DIRECT, ALONE, CHAIN)) -> Deci
     return Decision(arms, forecast, SPACE.price, lambda a: len(scores.get(a, ())), bool(runs))
 
 
-def test_a_chain_that_leads_by_less_than_its_doubt_is_not_chosen():
+def worth_its_risk(found: Decision) -> bool:
+    """The rule in its own words: E[lead] > HARM · gap · P(worse), and more than a tie."""
+    worse = 1.0 - odds(found.forecast.belief(found.arms), found.rival)[2]
+    lead = found.mean[2] - found.mean[found.rival]
+    return lead - HARM * found.forecast.unit * worse > TIE * found.forecast.run_sd
+
+
+def test_a_chain_whose_lead_does_not_outweigh_the_risk_is_not_chosen():
     noise = 0.05 * np.array([-1.0, 1.0, 0.4])
     taken = {}
     for lead in (0.02, 0.15):
         found = decided({DIRECT: list(0.5 + noise), CHAIN: list(0.5 + lead - noise), ALONE: [0.3]})
-        sure = odds(found.forecast.belief(found.arms), found.rival)[2]
         assert found.mean[2] > found.mean[0]
-        ahead = found.mean[2] - found.mean[0] >= EDGE * found.forecast.run_sd
-        assert (found.arms[found.index] == CHAIN) == (sure >= SURE and ahead)
+        assert (found.arms[found.index] == CHAIN) == worth_its_risk(found)
         taken[lead] = found.arms[found.index]
     assert taken == {0.02: DIRECT, 0.15: CHAIN}
 
 
-def test_a_chain_sure_to_be_ahead_by_a_trifle_is_not_chosen():
-    """Paired runs of many seeds make a small lead sure; a share of a run's noise is asked for all the same."""
-    seeds = np.linspace(-0.1, 0.1, 16)
+def test_the_same_lead_is_enough_once_it_is_sure():
     taken = {}
-    for lead in (0.004, 0.03):
-        found = decided({DIRECT: list(0.5 + seeds), CHAIN: list(0.5 + lead + seeds), ALONE: [0.3]})
-        assert odds(found.forecast.belief(found.arms), found.rival)[2] > SURE
-        ahead = found.mean[2] - found.mean[0] >= EDGE * found.forecast.run_sd
-        assert (found.arms[found.index] == CHAIN) == ahead
-        taken[lead] = found.arms[found.index]
-    assert taken == {0.004: DIRECT, 0.03: CHAIN}
+    for n in (3, 24):
+        noise = 0.05 * np.resize([-1.0, 1.0, 0.4], n)
+        found = decided({DIRECT: list(0.5 + noise), CHAIN: list(0.525 - noise), ALONE: [0.3]})
+        assert (found.arms[found.index] == CHAIN) == worth_its_risk(found)
+        taken[n] = found.arms[found.index]
+    assert taken == {3: DIRECT, 24: CHAIN}
+
+
+def test_of_equals_the_cheapest_is_chosen():
+    seeds = np.linspace(-0.1, 0.1, 16)
+    found = decided({DIRECT: list(0.5 + seeds), CHAIN: list(0.501 + seeds), ALONE: [0.3]})
+    assert found.mean[2] > found.mean[0]
+    assert found.arms[found.index] == DIRECT
 
 
 def test_without_a_single_hop_the_best_chain_is_chosen():

@@ -11,8 +11,8 @@ from gapkit.forecast import SCRATCH, Arm
 from gapkit.planner import Trial
 
 ALL_SUBSETS, MOST_ASSISTANTS = 7, 3
-BUDGET_SHARE, BUDGET_FLOOR, BUDGET_CAP = 0.25, 3.0, 100.0
-"""The cap keeps the largest spaces' searches short: there the budget is less than that share."""
+BUDGET_SHARE, BUDGET_FLOOR, BUDGET_CAP = 0.25, 3.0, 300.0
+"""The planner never asks for more than so many trainings; in the largest spaces that is less than a quarter."""
 
 
 class World:
@@ -55,7 +55,7 @@ class World:
 
     @cached_property
     def budget(self) -> float:
-        """Student trainings: a quarter of the exhaustive cost, at least 3 and at most 100."""
+        """Student trainings: a quarter of the exhaustive cost, at least 3 and at most 300."""
         cost = exhaustive_cost(self.sizes, self.cost, self.recipes, self.fractions)
         return min(max(BUDGET_SHARE * cost * self.n_seeds, BUDGET_FLOOR), BUDGET_CAP)
 

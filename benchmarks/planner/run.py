@@ -2,7 +2,7 @@
 
 Lines go to a results file; searches that it holds already are not run again. Nothing is trained.
 
-The report half's worlds are numbered from 3001 (worlds.FIRST), the tuning half's from 0: no search was
+The report half's worlds are numbered from 9001 (worlds.FIRST), the tuning half's from 0: no search was
 tuned on, or looked at in, a world that it reports. Every world is searched under 20 streams of scores, and
 by the rivals under one: more than an hour on one core, and less with fewer --seeds.
 """

@@ -28,10 +28,10 @@ from gapkit.planner import Trial
 
 HALVES = ("tune", "report")
 PER_KIND = 60
-FIRST = {"tune": 0, "report": 3000}
+FIRST = {"tune": 0, "report": 9000}
 """Number of each half's first world; the report half's is raised whenever its worlds were looked at."""
 SIZES = (3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 10, 12, 16, 20)
-SMALL, SMALL_BUDGET = range(5001, 5701, 2), 8.0
+SMALL, SMALL_BUDGET = range(11001, 11701, 2), 8.0
 """Numbers of further worlds, and the budget up to which they count: what a few trainings buy."""
 LOOKS = (0.25, 1.0, 4.0)
 N_FRESH, FRESH_SEED = 8, 10_000
