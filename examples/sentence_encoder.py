@@ -53,7 +53,9 @@ def home() -> Path:
 def teacher() -> nn.Module:
     """The trained encoder."""
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     return SentenceEncoder(AutoModel.from_pretrained(home(), local_files_only=True)).eval()
 
 
