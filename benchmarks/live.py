@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gapkit.answers import predict
 from gapkit.cli import DEMO_BUDGETS
 from gapkit.examples import digits, moderation
 from gapkit.outcome import Training
 from gapkit.probes.interval import mean_interval
 from gapkit.study import Study
+from gapkit.training.answers import predict
 
 TASKS = {"digits": (digits.study, DEMO_BUDGETS), "moderation": (moderation.study, (8.0, 10.0))}
 """Study by seed, and the budgets of its controls and of its search, in student trainings."""

@@ -26,14 +26,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gapkit.answers import OUTPUTS, Memory, Source, predict
 from gapkit.data import Data
 from gapkit.distiller import Loop
-from gapkit.job import Job
 from gapkit.knowledge import knowledge_named
 from gapkit.plans import Phase, Stage
 from gapkit.recipe import Recipe
 from gapkit.task import Classification
+from gapkit.training.answers import OUTPUTS, Memory, Source, predict
+from gapkit.training.job import Job
 
 N, TURNS = 960, 9
 CASES = {"10 ms": (8, 12, 32), "50 ms": (32, 48, 64)}  # student's and teacher's channels, batch

@@ -25,8 +25,8 @@ from sklearn.model_selection import train_test_split
 from torch.utils.data import TensorDataset
 
 import gapkit as gk
-from gapkit.answers import predict
 from gapkit.examples.digits import build
+from gapkit.training.answers import predict
 
 torch.set_num_threads(1)  # networks this small lose more by sharing work than they gain
 

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import gapkit as gk
-from gapkit.answers import predict
-from gapkit.comparison import compare
 from gapkit.family import Size
 from gapkit.knowledge import knowledge_named
 from gapkit.probes.interval import mean_interval
+from gapkit.quality.comparison import compare
 from gapkit.task import IGNORED, by_sample
+from gapkit.training.answers import predict
 
 torch.set_num_threads(1)  # a model this small gains little from more
 

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import gapkit as gk
-from gapkit.answers import predict
 from gapkit.knowledge import knowledge_named
 from gapkit.probes.interval import mean_interval
+from gapkit.training.answers import predict
 
 torch.set_num_threads(1)  # networks this small lose more by sharing work than they gain
 

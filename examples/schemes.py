@@ -17,10 +17,10 @@ import numpy as np
 from scipy.stats import t
 
 import gapkit as gk
-from gapkit.answers import predict
 from gapkit.examples.digits import build, digits
 from gapkit.knowledge import SCRATCH, knowledge_named
 from gapkit.outcome import Training
+from gapkit.training.answers import predict
 
 STUDENT, TEACHER = 1, 32  # widths
 ANSWERS = knowledge_named("dist1")

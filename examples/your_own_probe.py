@@ -18,12 +18,12 @@ from scipy.stats import t
 from torch import Tensor
 
 import gapkit as gk
-from gapkit.answers import predict
 from gapkit.examples.digits import build, digits
 from gapkit.knowledge import Knowledge, knowledge_named
 from gapkit.outcome import Training
 from gapkit.probes.interval import mean_interval, measured
 from gapkit.probes.probe import Result, Seen, Setting, standard
+from gapkit.training.answers import predict
 
 LEAST = 10  # samples of a class, below which nothing is said of it
 STUDENT, TEACHER = 1, 32  # widths

@@ -11,10 +11,10 @@ import typer
 from typer.exceptions import TyperException
 
 from gapkit import __version__
-from gapkit.cli_files import check, compare, init, report
-from gapkit.cli_verbs import DEMO_BUDGETS, demo, diagnose, distill, measure, plan, run
+from gapkit.commands.files import check, compare, init, report
+from gapkit.commands.options import FLAG, examples
+from gapkit.commands.verbs import DEMO_BUDGETS, demo, diagnose, distill, measure, plan, run
 from gapkit.errors import InputError, describe
-from gapkit.options import FLAG, examples
 
 __all__ = ["DEMO_BUDGETS", "app", "main"]
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gapkit.case import Case
-from gapkit.causes import explains_most
-from gapkit.causes_controls import PREDICTION_SEEDS
-from gapkit.causes_teacher import memorized_labels
-from gapkit.confidence import LEAST_SEEDS, SURE_SEEDS
+from gapkit.causes.case import Case
+from gapkit.causes.catalog import explains_most
+from gapkit.causes.confidence import LEAST_SEEDS, SURE_SEEDS
+from gapkit.causes.controls import PREDICTION_SEEDS
+from gapkit.causes.questions import LOSES, SAME, asked, gain, is_knowledge, matters, worth_longer
+from gapkit.causes.teacher import memorized_labels
 from gapkit.distiller import TrainingFailed
 from gapkit.family import Family, Size
 from gapkit.gap import ALIKE, EARLIER, HALF, LIKE_TEACHER, RATE, VIEW, ControlRun
 from gapkit.measurement import Measurement
 from gapkit.outcome import Training
-from gapkit.questions import LOSES, SAME, asked, gain, is_knowledge, matters, worth_longer
 
 MAX_SEEDS = 8
 LONGER, SHORTER = 2.0, 0.5
@@ -51,7 +51,7 @@ class Control:
             "smaller teacher", "teacher-sized", or that of a variant.
         question: what it tells.
         path, recipe, fraction: the arm, as the planner names it.
-        altered: the variant of the study's training it is (gapkit.variants); "" for none.
+        altered: the variant of the study's training it is (gapkit.causes.variants); "" for none.
     """
 
     name: str

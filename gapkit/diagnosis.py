@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from gapkit.case import EXCESS, SPLIT, Case
-from gapkit.causes import CAUSES, LEAST_SEEDS, no_gap
-from gapkit.causes_scores import fine_elsewhere, hides_most
-from gapkit.causes_teacher import memorized_labels, open_slice
-from gapkit.confidence import EVEN
+from gapkit.causes.case import EXCESS, SPLIT, Case
+from gapkit.causes.catalog import CAUSES, LEAST_SEEDS, no_gap
+from gapkit.causes.confidence import EVEN
+from gapkit.causes.questions import own_recovers
+from gapkit.causes.scores import fine_elsewhere, hides_most
+from gapkit.causes.teacher import memorized_labels, open_slice
+from gapkit.causes.waterfall import build_waterfall
 from gapkit.gap import MEANINGS, Cause, ControlRun, Evidence, Finding, Gap, Remedy
 from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurements
-from gapkit.questions import own_recovers
-from gapkit.waterfall import build_waterfall
 
 
 def diagnose(

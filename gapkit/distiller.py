@@ -16,24 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gapkit.answers import predict
-from gapkit.checkpoint import Checkpoints, random_states, restore_random_states
-from gapkit.course import Course
-from gapkit.crew import Crew
 from gapkit.data import Batch, Data
-from gapkit.engine import Casting, make_fabric
 from gapkit.errors import InputError
 from gapkit.guest import moved, seeded
-from gapkit.heard import Means, Pending
-from gapkit.job import Curve, Job
-from gapkit.learner import Balance, Learner
-from gapkit.objective import Objective, Term
-from gapkit.optimizer import make_optimizer, make_schedule
 from gapkit.schemes import Lesson, Moment, scheme_named
-from gapkit.taps import Answer
 from gapkit.task import IGNORED, Task
-from gapkit.teachers import Teachers
-from gapkit.traininglog import TrainingLog
+from gapkit.teaching.objective import Objective, Term
+from gapkit.teaching.taps import Answer
+from gapkit.training.answers import predict
+from gapkit.training.checkpoint import Checkpoints, random_states, restore_random_states
+from gapkit.training.course import Course
+from gapkit.training.crew import Crew
+from gapkit.training.engine import Casting, make_fabric
+from gapkit.training.heard import Means, Pending
+from gapkit.training.job import Curve, Job
+from gapkit.training.learner import Balance, Learner
+from gapkit.training.optimizer import make_optimizer, make_schedule
+from gapkit.training.teachers import Teachers
+from gapkit.training.traininglog import TrainingLog
 
 log = logging.getLogger("gapkit")
 

@@ -9,15 +9,15 @@ from itertools import pairwise
 import numpy as np
 from torch import nn
 
-from gapkit.answers import predict
-from gapkit.comparison import compare
 from gapkit.errors import InputError
 from gapkit.knowledge import Knowledge
 from gapkit.measurement import Measurements
 from gapkit.outcome import Comparison, Outcome, StageResult, Training
-from gapkit.plancheck import check_plan
+from gapkit.planning.plancheck import check_plan
 from gapkit.plans import Phase, Plan, Stage
-from gapkit.trainings import Trainings
+from gapkit.quality.comparison import compare
+from gapkit.training.answers import predict
+from gapkit.training.trainings import Trainings
 
 GENTLE_TEMPERATURE = 1.0
 

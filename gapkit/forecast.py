@@ -9,8 +9,8 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import stdtr, stdtrit
 
-from gapkit.arm import SCRATCH, Arm, Run
-from gapkit.covariance import GRID, N_PARTS, Columns, components, variances
+from gapkit.planning.arm import SCRATCH, Arm, Run
+from gapkit.planning.covariance import GRID, N_PARTS, Columns, components, variances
 from gapkit.plans import Predicted
 
 __all__ = ["SCRATCH", "Arm", "Belief", "Forecast", "Run", "mixture_quantile", "systematic"]
@@ -48,7 +48,7 @@ class Forecast:
     """A Gaussian process over arms that end at one size, fitted to the runs so far.
 
     score = mean + recipe + last teacher + chain + patience + their interactions + seed + noise.
-    Effects are random (gapkit.covariance) with variances on a grid; each grid point has its exact
+    Effects are random (gapkit.planning.covariance) with variances on a grid; each grid point has its exact
     posterior for each of four guesses of a run's variance (Student t, under an inverse-gamma prior) and
     is weighted by its marginal likelihood; a few drawn in proportion stand for all, so that intervals
     hold the doubt about the variances too. Assistants near each other in size act alike; a seed adds

@@ -91,7 +91,7 @@ class Finding(Record):
     """One cause that holds, the points it explains and why it is believed.
 
     `points` is in score units (a share of 1 for accuracy): what the remedy recovers; nan with a reason
-    where no training measured it. `probability` that the cause holds, from 0 to 1 (gapkit.confidence says
+    where no training measured it. `probability` that the cause holds, from 0 to 1 (gapkit.causes.confidence says
     how it is had; 0 where nothing is stated), `confidence` its word.
     """
 
@@ -141,7 +141,7 @@ class ControlRun(Record):
 
     `scores` (S,), `contributions` (S, N), `agreement` with the teacher on validation (S,) and on
     train (S,), `train_scores` (S,); `cost` in student trainings, of all seeds together. `altered` names
-    what about the training differs from the study's own (gapkit.variants); `rate` is a factor on its
+    what about the training differs from the study's own (gapkit.causes.variants); `rate` is a factor on its
     learning rate.
     """
 

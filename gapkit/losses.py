@@ -29,15 +29,15 @@ from typing import Any
 from torch import Tensor
 
 from gapkit.errors import InputError, unknown
-from gapkit.feature_losses import CKA_SAMPLES, attention, cka_loss, hint
-from gapkit.relation_losses import (
+from gapkit.teaching.feature_losses import CKA_SAMPLES, attention, cka_loss, hint
+from gapkit.teaching.relation_losses import (
     contrastive,
     pkt,
     rkd_angle,
     rkd_distance,
     similarity_preserving,
 )
-from gapkit.response_losses import (
+from gapkit.teaching.response_losses import (
     cosine,
     dist,
     dist_multilabel,

@@ -12,24 +12,24 @@ import torch
 from torch import nn
 
 from gapkit import losses
-from gapkit.answers import predict
-from gapkit.crew import Crew
+from gapkit.causes.variants import Variants
 from gapkit.data import Data
 from gapkit.distiller import Tick
 from gapkit.errors import InputError
 from gapkit.family import Family, Size, count_parameters
 from gapkit.knowledge import MENUS, Knowledge
-from gapkit.objective import refusal
 from gapkit.outcome import Training
-from gapkit.preflight import preflight
-from gapkit.prices import Prices
 from gapkit.pricing import Pricing
 from gapkit.recipe import Recipe
 from gapkit.runs import Run
 from gapkit.task import Task
-from gapkit.trainings import Trainings
-from gapkit.variants import Variants
-from gapkit.weights import hash_state, hash_weights, on_device, read_state
+from gapkit.teaching.objective import refusal
+from gapkit.training.answers import predict
+from gapkit.training.crew import Crew
+from gapkit.training.preflight import preflight
+from gapkit.training.prices import Prices
+from gapkit.training.trainings import Trainings
+from gapkit.training.weights import hash_state, hash_weights, on_device, read_state
 
 REFUSAL_SAMPLES = 8
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from gapkit.arm import SCRATCH, Arm, Trial
-from gapkit.decision import Choice, Decision, best_single
 from gapkit.errors import InputError, unknown
 from gapkit.forecast import N_KEPT, Belief, Forecast
-from gapkit.ledger import Ledger
-from gapkit.lookahead import best_rate, value_of_knowing
-from gapkit.search_space import SearchSpace, check_search, check_space
+from gapkit.planning.arm import SCRATCH, Arm, Trial
+from gapkit.planning.decision import Choice, Decision, best_single
+from gapkit.planning.ledger import Ledger
+from gapkit.planning.lookahead import best_rate, value_of_knowing
+from gapkit.planning.search_space import SearchSpace, check_search, check_space
 
 __all__ = ["Choice", "Planner", "Trial"]
 

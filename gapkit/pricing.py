@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from gapkit.causes.variants import Variants, price_of_rates
 from gapkit.controls import Control
 from gapkit.family import Family, Size
 from gapkit.gap import ALIKE, LIKE_TEACHER, RATE
-from gapkit.prices import Prices, measure_prices
-from gapkit.trainings import Trainings
-from gapkit.variants import Variants, price_of_rates
+from gapkit.training.prices import Prices, measure_prices
+from gapkit.training.trainings import Trainings
 
 
 class Pricing:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gapkit.errors import unknown
 from gapkit.knowledge import Knowledge
-from gapkit.objective import Gather, Objective, Term
-from gapkit.taps import Answer
+from gapkit.teaching.objective import Gather, Objective, Term
+from gapkit.teaching.taps import Answer
 
 
 class Moment(NamedTuple):

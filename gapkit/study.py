@@ -12,34 +12,34 @@ import torch
 from torch import nn
 
 from gapkit.arguments import check_arguments, check_budget, device_of
-from gapkit.case import Case
-from gapkit.choice import choose_knowledge
-from gapkit.crew import Crew
+from gapkit.causes.case import Case
+from gapkit.causes.inquiry import Inquiry
+from gapkit.causes.remedies import with_stages
 from gapkit.data import Data
 from gapkit.diagnosis import diagnose
 from gapkit.errors import InputError, unknown
 from gapkit.execution import Execution
-from gapkit.exhibits import Exhibits, exhibit
 from gapkit.family import Family
 from gapkit.gap import Gap
-from gapkit.gates import check_gates
-from gapkit.goal import GOALS
-from gapkit.grounds import Gate, Grounds
-from gapkit.history import History
-from gapkit.inquiry import Inquiry
 from gapkit.limits import Limits
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome, StageResult
 from gapkit.pair import Heard, Pair
+from gapkit.planning.goal import GOALS
+from gapkit.planning.history import History
+from gapkit.planning.quest import Quest
+from gapkit.planning.search import FRACTIONS
 from gapkit.plans import Plan
-from gapkit.quest import Quest
+from gapkit.quality.choice import choose_knowledge
+from gapkit.quality.exhibits import Exhibits, exhibit
+from gapkit.quality.gates import check_gates
+from gapkit.quality.grounds import Gate, Grounds
 from gapkit.recipe import Recipe
 from gapkit.record import Record
-from gapkit.remedies import with_stages
 from gapkit.runs import Run, write
-from gapkit.search import FRACTIONS
 from gapkit.task import Task
-from gapkit.weights import hash_weights, on_device
+from gapkit.training.crew import Crew
+from gapkit.training.weights import hash_weights, on_device
 
 
 class Study(Pair):
@@ -206,9 +206,9 @@ class Study(Pair):
         Args:
             budget: in student trainings.
             fractions: lengths that compete, in full trainings.
-            objective: what to raise on validation: "score", "worst_slice" (gapkit.goal) or "relation".
+            objective: what to raise on validation: "score", "worst_slice" (gapkit.planning.goal) or "relation".
             limits: what a student may weigh and take; a next size up beyond them is not proposed.
-            jobs: trials that run at once (gapkit.side_by_side).
+            jobs: trials that run at once (gapkit.planning.side_by_side).
 
         Raises:
             InputError: for another objective, or when the student itself is beyond the limits.

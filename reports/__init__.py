@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gapkit.choice import Choice
-    from gapkit.exhibits import Exhibits
     from gapkit.gap import Gap
-    from gapkit.grounds import Gate
     from gapkit.measurement import Measurements
     from gapkit.outcome import Outcome
     from gapkit.plans import Plan
+    from gapkit.quality.choice import Choice
+    from gapkit.quality.exhibits import Exhibits
+    from gapkit.quality.grounds import Gate
     from gapkit.reports.report import Report
     from gapkit.reports.results import Results
     from gapkit.wording import Wording

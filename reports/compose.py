@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gapkit.choice import Choice
-from gapkit.exhibits import Exhibits
 from gapkit.gap import Gap
-from gapkit.grounds import Gate
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome
 from gapkit.plans import Plan
+from gapkit.quality.choice import Choice
+from gapkit.quality.exhibits import Exhibits
+from gapkit.quality.grounds import Gate
 from gapkit.reports.compose_front import headline, marks, opener, steps
 from gapkit.reports.compose_gates import quality
 from gapkit.reports.compose_plan import planned

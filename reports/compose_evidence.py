@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gapkit.exhibits import Exhibit
 from gapkit.measurement import Measurement
+from gapkit.quality.exhibits import Exhibit
 from gapkit.reports.report import Block, Figure, Paragraph, Table
 from gapkit.reports.results import Results, one
 from gapkit.wording import bare, sentence, short, words

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gapkit.choice import Choice
 from gapkit.plans import Alternative, Cost, Plan
+from gapkit.quality.choice import Choice
 from gapkit.reports.report import Block, Bullets, Figure, Paragraph, Section, Table
 from gapkit.reports.results import Results
 from gapkit.wording import (

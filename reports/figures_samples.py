@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gapkit.exhibits import Exhibit
+from gapkit.quality.exhibits import Exhibit
 from gapkit.reports.look import INK, ON_COLOR, TEXT_WIDTH, printable, styled
 from gapkit.wording import short
 

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from gapkit.choice import Choice
 from gapkit.errors import InputError
-from gapkit.exhibits import Exhibits
 from gapkit.gap import Finding, Gap
-from gapkit.grounds import Gate
 from gapkit.measurement import Curve, LayerMatrix, Measurement, Measurements
 from gapkit.outcome import Outcome
 from gapkit.plans import Plan
+from gapkit.quality.choice import Choice
+from gapkit.quality.exhibits import Exhibits
+from gapkit.quality.grounds import Gate
 from gapkit.record import Record
 from gapkit.reports.intervals import paired_difference
 from gapkit.runs import Run

@@ -10,13 +10,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gapkit import distiller
-from gapkit.crew import Crew
 from gapkit.data import Data
 from gapkit.distiller import Loop
-from gapkit.job import Job
 from gapkit.knowledge import Knowledge, knowledge_named
 from gapkit.plans import Phase
 from gapkit.task import Classification
+from gapkit.training.crew import Crew
+from gapkit.training.job import Job
 from tests.training_fixtures import (
     make_job,
     noisy_net,
@@ -111,7 +111,7 @@ def train_twice(folder: Path, crew: Crew) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    from gapkit.engine import launch
+    from gapkit.training.engine import launch
 
     torch.set_num_threads(1)
     together = launch(2, "ddp", "cpu")

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from gapkit.case import Case
+from gapkit.causes.case import Case
 from gapkit.controls import Control
 from gapkit.distiller import TrainingFailed
 from gapkit.gap import ControlRun
 from gapkit.measurement import Contributions, Measurement, Measurements
 from gapkit.outcome import Training
 from gapkit.plans import Cost
-from gapkit.prices import Prices
 from gapkit.probes.interval import Interval, measured, score_interval
+from gapkit.training.prices import Prices
 
 N = 400  # validation samples of the invented studies
 SIZES = (32, 12, 3, 1)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from gapkit.gap import Gap, Remedy, Waterfall
-from gapkit.grounds import Grounds
 from gapkit.knowledge import Knowledge, knowledge_named
 from gapkit.measurement import LayerMatrix, Measurement, Measurements
 from gapkit.plans import Cost, Phase, Plan, Predicted, Stage
+from gapkit.quality.grounds import Grounds
 from tests.deciding_fixtures import draw, measurements
 from tests.report_fixtures import finding, value
 

@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 
 import gapkit as gk
 from gapkit import distiller
-from gapkit.engine import make_fabric
 from gapkit.knowledge import response
 from gapkit.plans import Cost, Predicted
+from gapkit.training.engine import make_fabric
 from tests.tiny_study import blobs, tiny
 
 LABEL = gk.Knowledge(kind="label", weight=0.5)

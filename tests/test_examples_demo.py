@@ -19,11 +19,11 @@ from sklearn.datasets import load_digits
 
 import gapkit as gk
 from gapkit.examples.digits import build, digits, study
-from gapkit.exhibits import Exhibits
 from gapkit.gap import Gap
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome
 from gapkit.plans import Plan
+from gapkit.quality.exhibits import Exhibits
 from gapkit.reports.compose import compose
 from gapkit.runs import Run
 from gapkit.wording import Wording

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import gapkit as gk
+from gapkit.commands.studyfile import load_study
 from gapkit.examples import fashion as example
 from gapkit.examples.fashion import (
     FILES,
@@ -31,7 +32,6 @@ from gapkit.examples.fashion import (
     study,
     table,
 )
-from gapkit.studyfile import load_study
 
 FILE = Path(example.__file__)
 REAL = [folder for folder in FOLDERS if Path(folder).is_dir()]
@@ -112,7 +112,9 @@ def test_images_of_another_size_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [LABELS, gzip.compress(LABELS)[:-9], b"\x1f\x8b\x08" + b"\x00" * 7 + b"\xff" * 20]
+    "content",
+    [LABELS, gzip.compress(LABELS, mtime=0)[:-9], b"\x1f\x8b\x08" + b"\x00" * 7 + b"\xff" * 20],
+    ids=["not packed", "cut off", "no stream"],
 )
 def test_a_broken_archive_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "labels.gz"

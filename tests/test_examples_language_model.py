@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 
 import gapkit as gk
 from gapkit.examples import language_model as example
-from gapkit.inherit import inherit
 from gapkit.knowledge import knowledge_named
 from gapkit.probes.interval import mean_interval
 from gapkit.runs import Run
 from gapkit.task import IGNORED, pseudo_values
+from gapkit.training.inherit import inherit
 
 N_FILES = 37  # five to train on
 

@@ -14,9 +14,9 @@ import torch
 from scipy.stats import t
 
 import gapkit as gk
+from gapkit.commands.studyfile import load_study
 from gapkit.examples import moderation as example
 from gapkit.runs import Run
-from gapkit.studyfile import load_study
 
 FILE = Path(example.__file__)
 SECRET = "zyxwvut"  # stands for what must never be seen

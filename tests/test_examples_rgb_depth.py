@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import ttest_1samp
 
+from gapkit.commands.studyfile import load_study
 from gapkit.examples import rgb_depth
 from gapkit.examples.rgb_depth import (
     DOME,
@@ -31,7 +32,6 @@ from gapkit.examples.rgb_depth import (
     two_views,
 )
 from gapkit.probes.relation import neighbors_kept, triplet_order
-from gapkit.studyfile import load_study
 
 FILE = Path(rgb_depth.__file__)
 

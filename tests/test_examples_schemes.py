@@ -10,6 +10,7 @@ import torch
 from scipy.stats import ttest_rel
 
 import gapkit as gk
+from gapkit.commands.studyfile import load_study
 from gapkit.examples import schemes as example
 from gapkit.examples.schemes import (
     ANSWERS,
@@ -26,9 +27,8 @@ from gapkit.examples.schemes import (
     table,
 )
 from gapkit.knowledge import SCRATCH
-from gapkit.plancheck import check_plan
+from gapkit.planning.plancheck import check_plan
 from gapkit.plans import SCHEMES, Cost, Predicted
-from gapkit.studyfile import load_study
 
 FILE = Path(example.__file__)
 UNKNOWN = Predicted(low=0.0, value=0.5, high=1.0)

@@ -13,9 +13,9 @@ from scipy.stats import ttest_rel
 
 import gapkit as gk
 from gapkit import losses
+from gapkit.commands.studyfile import load_study
 from gapkit.examples import your_own_probe as example
 from gapkit.probes import probe as probes
-from gapkit.studyfile import load_study
 
 FILE = Path(example.__file__)
 

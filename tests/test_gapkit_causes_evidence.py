@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from gapkit.case import Case
-from gapkit.causes import (
+from gapkit.causes.case import Case
+from gapkit.causes.catalog import (
     blind_layer,
     harness_fault,
     harsh_targets,
@@ -21,8 +21,8 @@ from gapkit.causes import (
     undertrained,
     uniform_transfer,
 )
-from gapkit.causes_teacher import weak_slice
-from gapkit.confidence import EVEN, NO_CONTROL
+from gapkit.causes.confidence import EVEN, NO_CONTROL
+from gapkit.causes.teacher import weak_slice
 from gapkit.diagnosis import diagnose, find_causes
 from gapkit.gap import LIKE_TEACHER, VIEW, ControlRun
 from gapkit.knowledge import Knowledge, hints, knowledge_named, response

@@ -22,13 +22,13 @@ import typer
 
 from gapkit import __version__
 from gapkit.cli import main
+from gapkit.commands.quote import Quote
 from gapkit.distiller import Loop
 from gapkit.gap import Gap
-from gapkit.grounds import Gate
 from gapkit.measurement import Measurements
 from gapkit.outcome import Outcome
 from gapkit.plans import Plan
-from gapkit.quote import Quote
+from gapkit.quality.grounds import Gate
 from gapkit.study import Study
 from tests.tiny_study import study_file
 
@@ -873,7 +873,7 @@ def test_settings_reach_the_study(tmp_path, no_training):
     try:
         said = gapkit("check", path, *changes)
     finally:
-        from gapkit.preflight import preflight
+        from gapkit.training.preflight import preflight
 
         def check(self):
             models = {

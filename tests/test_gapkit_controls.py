@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapkit.case import Case
-from gapkit.causes import explains_most, harsh_targets, pipeline_fault
+from gapkit.causes.case import Case
+from gapkit.causes.catalog import explains_most, harsh_targets, pipeline_fault
 from gapkit.controls import (
     LONGER,
     MAX_SEEDS,

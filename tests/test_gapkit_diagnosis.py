@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gapkit.case import Case
-from gapkit.causes import explains_most
-from gapkit.confidence import EVEN
+from gapkit.causes.case import Case
+from gapkit.causes.catalog import explains_most
+from gapkit.causes.confidence import EVEN
 from gapkit.diagnosis import diagnose
 from gapkit.gap import EARLIER, RATE, ControlRun, Gap
 from gapkit.knowledge import knowledge_named

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from gapkit import distiller
-from gapkit.answers import predict
-from gapkit.checkpoint import Checkpoints
 from gapkit.distiller import Loop, TrainingFailed
 from gapkit.errors import InputError
 from gapkit.knowledge import Knowledge
-from gapkit.optimizer import make_optimizer, make_schedule
 from gapkit.plans import Phase
 from gapkit.recipe import Recipe
 from gapkit.task import Classification
+from gapkit.training.answers import predict
+from gapkit.training.checkpoint import Checkpoints
+from gapkit.training.optimizer import make_optimizer, make_schedule
 from tests.training_fixtures import (
     KL4,
     LABELS,

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from gapkit.answers import predict
-from gapkit.comparison import compare
 from gapkit.data import Data
 from gapkit.distiller import Loop
 from gapkit.errors import InputError
@@ -20,7 +18,9 @@ from gapkit.knowledge import Knowledge
 from gapkit.measurement import Contributions, Measurement, Measurements
 from gapkit.outcome import Training
 from gapkit.plans import Cost, Phase, Plan, Predicted, Stage
-from gapkit.trainings import Trainings
+from gapkit.quality.comparison import compare
+from gapkit.training.answers import predict
+from gapkit.training.trainings import Trainings
 from tests.training_fixtures import KL4, LABELS, furthest, make_trainings, sharp_teacher
 
 KL1 = (KL4[0].with_(knowledge=tuple(p.with_(temperature=1.0) for p in KL4[0].knowledge)),)

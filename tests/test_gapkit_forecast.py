@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from gapkit.covariance import GRID, LENGTH
 from gapkit.forecast import (
     MEAN_VARIANCE,
     PRIOR_PATIENCE,
@@ -18,6 +17,7 @@ from gapkit.forecast import (
     mixture_quantile,
     systematic,
 )
+from gapkit.planning.covariance import GRID, LENGTH
 
 SIZES = (16, 8, 4, 1)
 DIRECT = Arm((16, 1), "kl")

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from gapkit.errors import InputError
 from gapkit.knowledge import KNOWLEDGE, Knowledge, knowledge_named
-from gapkit.plancheck import check_plan
+from gapkit.planning.plancheck import check_plan
 from gapkit.plans import Alternative, Cost, Phase, Plan, Predicted, Stage
-from gapkit.regression import Regression
 from gapkit.task import Classification
+from gapkit.tasks.regression import Regression
 from tests.tiny_study import blob_data
 
 LABELS = Knowledge(kind="label")

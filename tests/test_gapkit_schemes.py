@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from gapkit import losses, plans
 from gapkit.errors import InputError
 from gapkit.knowledge import Knowledge, knowledge_named
-from gapkit.multilabel import MultiLabel
-from gapkit.objective import Objective, total
-from gapkit.regression import Regression
 from gapkit.schemes import SCHEMES, Lesson, Moment, scheme_named
-from gapkit.taps import Answer
 from gapkit.task import Classification
+from gapkit.tasks.multilabel import MultiLabel
+from gapkit.tasks.regression import Regression
+from gapkit.teaching.objective import Objective, total
+from gapkit.teaching.taps import Answer
 
 TASK = Classification()
 STUDENT = torch.tensor([[1.0, -0.5, 0.0], [0.2, 0.1, -2.0]])

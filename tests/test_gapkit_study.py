@@ -14,16 +14,16 @@ from torch import nn
 
 import gapkit as gk
 from gapkit import losses
-from gapkit.answers import predict
 from gapkit.distiller import Loop, TrainingFailed
 from gapkit.errors import InputError
 from gapkit.knowledge import KNOWLEDGE, Knowledge
 from gapkit.pair import registered
 from gapkit.plans import Cost, Phase, Predicted, Stage
-from gapkit.prices import Prices
 from gapkit.study import Study
-from gapkit.trainings import Trainings
-from gapkit.weights import hash_weights
+from gapkit.training.answers import predict
+from gapkit.training.prices import Prices
+from gapkit.training.trainings import Trainings
+from gapkit.training.weights import hash_weights
 from tests.tiny_study import N_CLASSES, N_FEATURES, blob_data, blobs, build, tiny
 
 PRICES = Prices(

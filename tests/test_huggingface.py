@@ -9,13 +9,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gapkit.data import Data
-from gapkit.embedding import Embedding
 from gapkit.family import count_flops, count_parameters
 from gapkit.probes.features import ROLES, Taps, observe
 from gapkit.probes.layer_map import cka_map
 from gapkit.probes.layers import choose_layers
 from gapkit.runs import Run
 from gapkit.task import Classification
+from gapkit.tasks.embedding import Embedding
 
 transformers = pytest.importorskip("transformers")
 

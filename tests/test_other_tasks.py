@@ -12,9 +12,9 @@ from torch.utils.data import TensorDataset
 
 import gapkit as gk
 from gapkit.knowledge import MENUS, knowledge_named
-from gapkit.objective import refusal
 from gapkit.plans import Cost, Predicted
-from gapkit.taps import Answer
+from gapkit.teaching.objective import refusal
+from gapkit.teaching.taps import Answer
 
 N, WIDTH, N_OUT = 240, 8, 3
 

@@ -11,16 +11,16 @@ from scipy import stats
 from sklearn.metrics import log_loss
 from torch import nn
 
-from gapkit.embedding import Embedding
 from gapkit.errors import InputError
 from gapkit.measurement import Contributions, Curve, Measurement, Measurements
-from gapkit.multilabel import MultiLabel
 from gapkit.probes.calibration import _error_interval, calibration_error
 from gapkit.probes.logits import agreement, confidence, dark_knowledge, entropy, kl, nll
 from gapkit.probes.probe import Observation, Seen, Setting
 from gapkit.probes.response import ResponseProbe
-from gapkit.regression import Regression
 from gapkit.task import Classification
+from gapkit.tasks.embedding import Embedding
+from gapkit.tasks.multilabel import MultiLabel
+from gapkit.tasks.regression import Regression
 
 
 class Distance:

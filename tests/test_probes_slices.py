@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
-from gapkit.embedding import Embedding
 from gapkit.measurement import Curve, Measurement, Measurements
 from gapkit.probes.probe import Observation, Seen, Setting
 from gapkit.probes.slices import SliceProbe
 from gapkit.task import Classification
+from gapkit.tasks.embedding import Embedding
 
 
 def answers(labels: torch.Tensor, wrong: np.ndarray, k: int) -> Observation:

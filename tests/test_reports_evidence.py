@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from gapkit.exhibits import Exhibit, Exhibits
 from gapkit.measurement import Measurement
+from gapkit.quality.exhibits import Exhibit, Exhibits
 from gapkit.reports.compose import report_of
 from gapkit.reports.compose_evidence import RELATION, attribution, relation
 from gapkit.reports.compose_where import where

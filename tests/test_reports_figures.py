@@ -13,9 +13,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure as Canvas
 
 from gapkit.errors import InputError
-from gapkit.exhibits import Exhibit
 from gapkit.measurement import Measurements
 from gapkit.plans import Stage
+from gapkit.quality.exhibits import Exhibit
 from gapkit.reports import figures
 from gapkit.reports.compose import compose
 from gapkit.reports.figures_plan import plan_rows

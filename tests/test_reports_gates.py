@@ -8,9 +8,9 @@ import re
 import pypdf
 import pytest
 
-from gapkit.choice import Choice
-from gapkit.grounds import Gate
 from gapkit.knowledge import hints, knowledge_named
+from gapkit.quality.choice import Choice
+from gapkit.quality.grounds import Gate
 from gapkit.reports import write
 from gapkit.reports.compose import compose
 from gapkit.reports.compose_gates import HEADING

@@ -13,17 +13,17 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gapkit import distiller
-from gapkit.answers import Memory, Source, answers, feature_names
 from gapkit.data import Data
 from gapkit.distiller import Loop
 from gapkit.family import Family
-from gapkit.job import Job
 from gapkit.knowledge import KNOWLEDGE, knowledge_named
 from gapkit.plans import Phase, Stage
 from gapkit.recipe import Recipe
 from gapkit.runs import Run
 from gapkit.task import Classification
-from gapkit.trainings import Trainings
+from gapkit.training.answers import Memory, Source, answers, feature_names
+from gapkit.training.job import Job
+from gapkit.training.trainings import Trainings
 
 N_CLASSES, N_FEATURES = 3, 6
 KL4 = (Phase(knowledge=knowledge_named("kl4")),)

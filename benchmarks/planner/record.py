@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "planted"))
 from worlds import WORLDS
 
 import gapkit as gk
-from gapkit.answers import predict
 from gapkit.knowledge import MENUS
 from gapkit.runs import Run
-from gapkit.trainings import Trainings
+from gapkit.training.answers import predict
+from gapkit.training.trainings import Trainings
 
 TABLES = Path(__file__).resolve().parents[1] / "tables"
 SIZES = {"waves": (64, 12, 3, 2), "motif": (32, 8, 5, 3)}

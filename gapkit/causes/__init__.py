@@ -1,0 +1,1 @@
+"""Causes: the evidence of a diagnosis, and one function for each cause that it may name."""

@@ -1,0 +1,1 @@
+"""Commands: what stands behind the command line."""

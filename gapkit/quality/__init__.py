@@ -1,0 +1,1 @@
+"""Quality: whether a distillation was done well, and what was reached by it."""

@@ -1,0 +1,1 @@
+"""Teaching: what a student learns from, as the loss of one step."""
