@@ -123,7 +123,7 @@ class Controls:
         budget: in student trainings.
         evidence: what is known without controls.
         first_seed: seeds count up from it.
-        heard: called with (spent, budget, what is trained next).
+        heard: called with (spent, budget, what is trained next, what that costs).
 
     Afterwards `spent` says what was spent, `left_out` names the arms that the budget did not reach, and
     `notes` tells both that and what failed.
@@ -135,7 +135,7 @@ class Controls:
     budget: float
     evidence: Case
     first_seed: int = 0
-    heard: Callable[[float, float, str], None] | None = None
+    heard: Callable[[float, float, str, float], None] | None = None
     spent: float = 0.0
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -326,7 +326,7 @@ class Controls:
         seed = self.first_seed + self._tried.get(name, 0)
         cost = self.price(arm, seed)
         if self.heard:
-            self.heard(self.spent, self.budget, f"{name}, seed {seed}")
+            self.heard(self.spent, self.budget, f"{name}, seed {seed}", cost)
         self._tried[name] = self._tried.get(name, 0) + 1
         self._costs[name] = self._costs.get(name, 0.0) + cost
         self.spent += cost

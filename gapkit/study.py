@@ -107,7 +107,6 @@ class Study(Pair):
         self.heard: Heard | None = None
         self.command = ""
         self.crew = Crew()
-        self.outcome: Outcome | None = None
 
     def measure(self) -> Measurements:
         """Measure teacher, student and an untrained student on every split."""
@@ -244,28 +243,33 @@ class Study(Pair):
         write(self.run.path("trials.csv"), history.csv().encode())
 
     def distill(self, plan: Plan | None = None) -> Outcome:
-        """Carry out a plan (default: the run folder's, edited or not), measuring after every stage."""
+        """Carry out a plan (default: the run folder's, edited or not), measuring after every stage.
+
+        A plan of your own becomes the run folder's once it is carried out: `report` shows a plan beside
+        what that very plan reached.
+        """
         before = self.measure()
         if plan is None:
             plan = self.run.load("plan", Plan) or self.plan()
         if plan.study != self.name:
             raise InputError(f"Expected a plan for {self.name!r} but got one for {plan.study!r}")
-        request = {"plan": _digest(plan)}
-        found = self.run.load("outcome", Outcome, request)
+        found = self._reached(plan)
+        outcome = found or self._execution(plan, before).run()
         if found is not None:
             found._student = self.trainings.model(found.stages[-1].training)
-            return found
-        execution = Execution(
-            plan,
-            self.trainings,
-            self._survey,
-            before,
-            self._replan,
-            partial(self.train_heard, "distill"),
-        )
-        outcome = execution.run()
-        self.run.save("outcome", outcome, request)
+        if self.run.load("plan", Plan) != plan:
+            self.run.save("plan", plan)
+        if found is None:
+            self.run.save("outcome", outcome, {"plan": _digest(plan)})
         return outcome
+
+    def _execution(self, plan: Plan, before: Measurements) -> Execution:
+        heard = partial(self.train_heard, "distill")
+        return Execution(plan, self.trainings, self._survey, before, self._replan, heard)
+
+    def _reached(self, plan: Plan) -> Outcome | None:
+        """What carrying out this very plan came to; None when that was not done, or was another plan."""
+        return self.run.load("outcome", Outcome, {"plan": _digest(plan)})
 
     def _replan(self, missed: StageResult) -> Plan | None:
         """A plan for what is left after a miss; the one in the run folder stays: it is what the outcome answers."""
@@ -278,11 +282,12 @@ class Study(Pair):
         return check_gates(self._grounds())
 
     def _grounds(self) -> Grounds:
+        plan = self.run.load("plan", Plan)
         return Grounds(
             self.measure(),
             self.run.load("gap", Gap),
-            self.run.load("plan", Plan),
-            self.run.load("outcome", Outcome),
+            plan,
+            self._reached(plan) if plan is not None else self.run.load("outcome", Outcome),
             task=self.task.kind,
             score_name=self.task.score_name,
             unit=self.task.unit,

@@ -531,13 +531,13 @@ def test_anything_but_a_failed_training_stops_it():
 
 
 def test_tells_what_it_trains_and_what_is_spent():
-    heard: list[tuple[float, float, str]] = []
+    heard: list[tuple[float, float, str, float]] = []
     controls, runs = run(World(planted()), 12, heard=lambda *what: heard.append(what))
     assert len(heard) == sum(n_seeds(runs).values()) > 8
-    assert heard[0] == (0.0, 12, "same recipe, seed 0")
+    assert heard[0] == (0.0, 12, "same recipe, seed 0", 1.0)
     spent = [item[0] for item in heard]
-    assert spent == sorted(spent)
-    assert spent[-1] < controls.spent
+    assert spent[1:] == pytest.approx([done + cost for done, _, _, cost in heard[:-1]])
+    assert spent[-1] + heard[-1][3] == pytest.approx(controls.spent)
 
 
 def test_a_single_arm_and_none():

@@ -423,6 +423,21 @@ def test_what_the_search_trained_is_not_trained_again(tmp_path, n_trained):
     assert len(keys) == len(set(keys)) == n_trained()
 
 
+def test_a_plan_of_your_own_is_the_run_folders_once_it_is_carried_out(tmp_path):
+    study = priced(tiny(out=tmp_path))
+    proposed = study.plan(budget=0)
+    stage = proposed.stages[-1].with_(seeds=(0,), phases=(gk.Phase(knowledge=KNOWLEDGE["kl1"]),))
+    own = proposed.with_(stages=(stage,), reasons=("mine",))
+    outcome = study.distill(own)
+    assert study.run.load("plan", gk.Plan) == own
+    assert study._grounds().outcome == outcome
+    study.run.save("plan", proposed)  # planned again: what was reached answers another plan
+    assert study._grounds().plan == proposed
+    assert study._grounds().outcome is None
+    assert study.distill(own) == outcome
+    assert study._grounds().outcome == outcome
+
+
 def test_a_plan_for_another_study_is_refused(tmp_path):
     study = priced(tiny(out=tmp_path))
     plan = study.plan(budget=0)

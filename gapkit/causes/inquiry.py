@@ -22,13 +22,13 @@ class Inquiry:
     Attributes:
         trainings: the study's; variants: the same with one thing altered.
         pricing: of what is not trained yet.
-        heard: called with (spent, budget, what is trained next).
+        heard: called with (spent, budget, what is trained next, what that costs).
     """
 
     trainings: Trainings
     variants: Variants
     pricing: Pricing
-    heard: Callable[[float, float, str], None]
+    heard: Callable[[float, float, str, float], None]
 
     def controls(self, case: Case, budget: float, first_seed: int) -> Controls:
         """The standard controls under a budget, to be run."""
