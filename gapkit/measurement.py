@@ -68,8 +68,8 @@ class Measurement(Record):
         on = f" on {self.split}" if self.split else ""
         if math.isnan(self.value):
             return f"{self.name} of {self.of}{where}{on} undefined: {self.reason}"
-        interval = f" [{self.low:.4g}, {self.high:.4g}] (n = {self.n})" if self.n else ""
-        return f"{self.name} of {self.of}{where}{on} {self.value:.4g}{interval}"
+        interval = f" [{shown(self.low)}, {shown(self.high)}] (n = {self.n})" if self.n else ""
+        return f"{self.name} of {self.of}{where}{on} {shown(self.value)}{interval}"
 
 
 class LayerMatrix(Record):
@@ -238,9 +238,19 @@ class Measurements(Record):
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{escape(item.name)}</td><td>{escape(item.of)}</td><td>{escape(item.split)}</td>"
-            f"<td>{item.value:.4g}</td><td>[{item.low:.4g}, {item.high:.4g}]</td><td>{item.n}</td></tr>"
+            f"<td>{shown(item.value)}</td><td>[{shown(item.low)}, {shown(item.high)}]</td>"
+            f"<td>{item.n}</td></tr>"
             for item in self.values
             if not item.layer and not item.group
         )
         head = "<tr><th>quantity</th><th>of</th><th>split</th><th>value</th><th>interval</th><th>n</th></tr>"
         return f"<table>{head}{rows}</table>"
+
+
+def shown(value: float) -> str:
+    """Four digits, and large numbers whole.
+
+    >>> shown(0.123456), shown(56713.2)
+    ('0.1235', '56,713')
+    """
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
