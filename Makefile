@@ -18,13 +18,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Speed, memory and exactness beside peers, the planner replayed, quality over many seeds; about an hour.
+# Speed, memory and exactness beside peers, quality over many seeds; about an hour.
 # cka-pytorch declares torchvision, which cannot be had beside every torch, and works without it.
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[peers]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps cka-pytorch==1.1.3
 	$(BIN)/python benchmarks/results.py
-	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/live.py digits
 	$(BIN)/python benchmarks/live.py moderation
 
