@@ -434,7 +434,7 @@ def said_by(code: str, *arguments: object) -> list[str]:
 LIMITED = """
 import errno, resource, sys
 from pathlib import Path
-from tests.test_gapkit_checkpoint import Checkpoints, state_of
+from tests.test_training_checkpoint import Checkpoints, state_of
 checkpoints = Checkpoints(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -456,7 +456,7 @@ def test_a_file_system_that_takes_no_more_leaves_the_checkpoints_before(two):
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from tests.test_gapkit_checkpoint import Checkpoints, state_of
+from tests.test_training_checkpoint import Checkpoints, state_of
 
 folder, pauses = Path(sys.argv[1]), random.Random(0)
 checkpoints = Checkpoints(folder)
