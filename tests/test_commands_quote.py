@@ -131,9 +131,8 @@ def test_a_plan_that_cannot_be_carried_out_has_no_price(priced, changes, match):
 
 
 def test_a_plan_may_name_the_studys_own_loss(priced, monkeypatch):
-    monkeypatch.setattr(
-        losses, "_LOSSES", dict(losses._LOSSES)
-    )  # what a study registers stays here
+    # what a study registers stays here
+    monkeypatch.setattr(losses, "_LOSSES", dict(losses._LOSSES))
 
     def own_loss(student_logits, teacher_logits):
         return ((student_logits - teacher_logits) ** 2).mean()

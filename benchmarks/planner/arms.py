@@ -8,11 +8,11 @@ from itertools import combinations
 from typing import Any
 
 from gapkit.forecast import SCRATCH, Arm
-from gapkit.planner import Trial
+from gapkit.planner import MAX_RUNS, Trial
 
 ALL_SUBSETS, MOST_ASSISTANTS = 7, 3
-BUDGET_SHARE, BUDGET_FLOOR, BUDGET_CAP = 0.25, 3.0, 300.0
-"""The planner never asks for more than so many trainings; in the largest spaces that is less than a quarter."""
+BUDGET_SHARE, BUDGET_FLOOR, BUDGET_CAP = 0.25, 3.0, float(MAX_RUNS)
+"""A planner asks for so many trainings at most; in the largest spaces that is less than a quarter."""
 
 
 class World:

@@ -99,8 +99,8 @@ class Decision:
     def _best(self) -> int:
         """Of the arms within a little of the best expected score, the cheapest.
 
-        A chain pays for the probability that it is worse than the best single hop. Of all rules that
-        take a false chain equally often, one with such a price loses least (Neyman & Pearson 1933).
+        A chain pays for the probability that it is worse than the best single hop. By the belief, of all
+        rules that take a false chain as often, one with such a price loses least (Neyman & Pearson 1933).
         """
         worth = self.mean.copy()
         if self.rival is not None:
