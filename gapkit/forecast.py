@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import stdtr, stdtrit
 
 from gapkit.planning.arm import SCRATCH, Arm, Run
-from gapkit.planning.covariance import GRID, N_PARTS, Columns, components, variances
+from gapkit.planning.covariance import (
+    GRID,
+    N_PARTS,
+    Columns,
+    components,
+    seed_components,
+    variances,
+)
 from gapkit.plans import Predicted
 
 __all__ = ["SCRATCH", "Arm", "Belief", "Forecast", "Run", "mixture_quantile", "systematic"]
@@ -31,30 +38,36 @@ CHUNK = 2_000_000
 
 @dataclass(frozen=True)
 class Belief:
-    """Joint belief about true means of arms and about what each seed adds to every arm.
+    """Joint belief about true means of arms and about what each seed adds to the arms of each recipe.
 
     Attributes:
         mean: (a,) expected true mean of each arm.
-        cov: (a + s, a + s) covariance of arms' true means, then of seed effects.
+        cov: (a + e, a + e) covariance of arms' true means, then of seeds' effects.
         noise: variance of one run beyond its arm's mean and its seed's effect.
+        effects: (a, s) where in `cov` the effect of each seed on each arm stands.
     """
 
     mean: np.ndarray
     cov: np.ndarray
     noise: float
+    effects: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=int))
 
 
 class Forecast:
     """A Gaussian process over arms that end at one size, fitted to the runs so far.
 
-    score = mean + recipe + last teacher + chain + patience + their interactions + seed + noise.
+    score = mean + recipe + last teacher + chain + patience + their interactions
+          + seed + seed under that recipe + noise.
+
     Effects are random (gapkit.planning.covariance) with variances on a grid; each grid point has its exact
     posterior for each of four guesses of a run's variance (Student t, under an inverse-gamma prior) and
     is weighted by its marginal likelihood; a few drawn in proportion stand for all, so that intervals
-    hold the doubt about the variances too. Assistants near each other in size act alike; a seed adds
-    the same to every arm (same initialisation), which makes differences within a seed sharper than
-    scores. Prior scales are shares of teacher_score minus the runs' mean, so that any score scale will
-    do. Arms' effects are shrunk towards each other: the best of many noisy arms does not flatter itself.
+    hold the doubt about the variances too. Assistants near each other in size act alike. A seed (same
+    initialisation, same order of batches) adds the same to every arm, and more that is the same to all
+    arms of a recipe: differences within a seed are sharper than scores, and many arms under few seeds
+    say less about a mean than many seeds would. Prior scales are shares of teacher_score minus the runs'
+    mean, so that any score scale will do. Arms' effects are shrunk towards each other: the best of many
+    noisy arms does not flatter itself.
 
     Args:
         sizes: of the family, teacher first.
@@ -136,14 +149,14 @@ class Forecast:
     def _factor(self, z: np.ndarray, grid: np.ndarray) -> np.ndarray:
         """(g, n + 1, n + 1) Cholesky factors L of the runs' covariance; the last row holds L⁻¹z."""
         n = len(z)
-        same = (self._seeds[:, None] == self._seeds[None, :]).astype(float)
-        parts = np.concatenate([self._parts, same[None], np.eye(n)[None]])
-        parts = parts.reshape(N_PARTS + 2, n * n)
-        scale = np.column_stack([GRID.variances[grid], GRID.shares[grid], 1.0 - GRID.shares[grid]])
+        shared = seed_components(self._table.recipe, self._seeds, self._table.recipe, self._seeds)
+        parts = np.concatenate([self._parts, shared, np.eye(n)[None]])
+        parts = parts.reshape(N_PARTS + 3, n * n)
+        scale = np.column_stack([GRID.variances[grid], GRID.shares[grid]])
         cov = np.empty((len(grid), n + 1, n + 1))
         cov[:, :n, :n] = (scale @ parts).reshape(len(grid), n, n) + MEAN_VARIANCE
         cov[:, n, :n] = cov[:, :n, n] = z
-        above = 2.0 / (1.0 - GRID.shares.max())  # zᵀV⁻¹z is below zᵀz·above, so the factor exists
+        above = 2.0 / GRID.shares[:, 2].min()  # zᵀV⁻¹z is below zᵀz·above, so the factor exists
         cov[:, n, n] = 1.0 + above * (z**2).sum()
         return np.linalg.cholesky(cov)
 
@@ -183,32 +196,43 @@ class Forecast:
         return solve_triangular(self._chol[i], k.T, lower=True, check_finite=False)
 
     def _posteriors(
-        self, arms: Sequence[Arm], seeds: Sequence[int]
+        self, table: Columns, recipe: np.ndarray, seeds: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (k, a) and covariance (k, a + s, a + s) under each kept grid point, in units of the gap."""
-        table = Columns.of(arms, self.sizes, self._codes)
+        """Mean (k, a) and covariance (k, a + e, a + e) under each kept grid point, in units of the gap.
+
+        The e effects are those of a seed on a recipe's arms, (e,) each.
+        """
         cross = self._mixed(self._kept, components(table, self._table))
         own = self._mixed(self._kept, components(table, table))
-        of_seed = (np.asarray(seeds).reshape(-1, 1) == self._seeds[None, :]).astype(float)
-        a, s = len(arms), len(seeds)
-        covs = np.zeros((len(self._kept), a + s, a + s))
-        for i, share in enumerate(GRID.shares[self._kept]):
+        to_runs = seed_components(recipe, seeds, self._table.recipe, self._seeds)
+        among = seed_components(recipe, seeds, recipe, seeds)
+        a, e = len(table.recipe), len(seeds)
+        covs = np.zeros((len(self._kept), a + e, a + e))
+        for i, shares in enumerate(GRID.shares[self._kept]):
             covs[i, :a, :a] = own[i]
-            covs[i, a:, a:] = share * np.eye(s)
-            solved = self._solve(i, np.concatenate([cross[i], share * of_seed]))
+            covs[i, a:, a:] = shares[0] * among[0] + shares[1] * among[1]
+            effects = shares[0] * to_runs[0] + shares[1] * to_runs[1]
+            solved = self._solve(i, np.concatenate([cross[i], effects]))
             covs[i] = self._variance[i] * (covs[i] - solved.T @ solved)
         means = np.einsum("kar,kr->ka", cross, self._alpha) + self._patience * table.patience
         return means, covs
 
     def belief(self, arms: Sequence[Arm], seeds: Sequence[int] = ()) -> Belief:
-        """Joint belief about arms and seeds, the doubt about variances folded in."""
-        means, covs = self._posteriors(arms, seeds)
+        """Joint belief about arms and what each seed adds to them, the doubt about variances folded in."""
+        table = Columns.of(arms, self.sizes, self._codes)
+        names, row = np.unique(table.recipe, return_inverse=True)
+        means, covs = self._posteriors(
+            table, np.repeat(names, len(seeds)), np.tile(np.asarray(seeds, dtype=int), len(names))
+        )
         mean = self._weight @ means
         cov = np.tensordot(self._weight, covs, 1)
         off = means - mean
         cov[: len(arms), : len(arms)] += (self._weight[:, None] * off).T @ off
-        noise = float(self._weight @ (self._variance * (1.0 - GRID.shares[self._kept])))
-        return Belief(self._center + self.unit * mean, self.unit**2 * cov, self.unit**2 * noise)
+        noise = float(self._weight @ (self._variance * GRID.shares[self._kept, 2]))
+        effects = len(arms) + row[:, None] * len(seeds) + np.arange(len(seeds))
+        return Belief(
+            self._center + self.unit * mean, self.unit**2 * cov, self.unit**2 * noise, effects
+        )
 
     def true_means(self, arms: Sequence[Arm], level: float = LEVEL) -> tuple[Predicted, ...]:
         """Each arm's mean score over seeds, with an interval."""

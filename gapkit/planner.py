@@ -183,6 +183,11 @@ class Planner:
         """Student trainings that carrying out the whole path takes."""
         return self._space.price(arm)
 
+    @property
+    def _exploring(self) -> bool:
+        """Whether a trial is still worth what knowing its arm would be."""
+        return self.spent < EXPLORING * self.budget
+
     def _price(self, trials: Sequence[Trial]) -> float:
         return sum(self.cost[trial.path[-1]] * trial.fraction for trial in trials)
 
@@ -243,7 +248,8 @@ class Planner:
         """The trials of the allowed arm that is worth its price most; empty when none can be paid for."""
         forecast = self.forecast()
         n_seeds = max((len(seeds) for seeds in self._ledger.used.values()), default=0)
-        belief = forecast.belief(arms, range(n_seeds + max(REPLICATES)))
+        n_seeds = 0 if self._exploring else n_seeds + max(REPLICATES)
+        belief = forecast.belief(arms, range(n_seeds))
         best: list[Trial] = []
         best_value, n_weighed = -1.0, 0
         for index in np.argsort(-self._promise(arms, N_KEPT), kind="stable").tolist():
@@ -329,11 +335,11 @@ class Planner:
         seeds = self._ledger.next_seeds(arms[index], max(REPLICATES))
         prices = [self._price(self._ledger.missing(arms[index], seed)) for seed in seeds]
         slack = SLACK * self.remaining
-        if self.spent < EXPLORING * self.budget:
+        if self._exploring:
             return value_of_knowing(belief, index) / (slack + prices[0])
         payable = np.cumsum(prices) <= self.remaining + 1e-9
         counts = [n for n in REPLICATES if payable[n - 1]]
-        return best_rate(belief, index, len(arms) + np.array(seeds), prices, counts, slack)
+        return best_rate(belief, index, belief.effects[index, seeds], prices, counts, slack)
 
     def _payable(self, arm: Arm) -> list[Trial]:
         """The trials of one more run of the arm; empty when they cannot be paid for."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -75,7 +77,7 @@ def test_the_posterior_is_the_gaussian_conditional_computed_the_plain_way():
     runs, arms = some_runs(), [DIRECT, Arm((16, 4, 1), "dist", 4.0), Arm((16, 8, 4, 1), "new")]
     fitted = Forecast(SIZES, runs, teacher_score=0.9)
     point = fitted._kept[0]
-    v, share = GRID.variances[point], GRID.shares[point]
+    v, (common, by_recipe, own) = GRID.variances[point], GRID.shares[point]
 
     def covariance(a: Arm, b: Arm) -> float:
         same = float(a.recipe == b.recipe)
@@ -88,15 +90,11 @@ def test_the_posterior_is_the_gaussian_conditional_computed_the_plain_way():
         parts = [same, near, near * same, chain, path]  # all runs are full: patience is 0
         return float(v[:5] @ parts) + MEAN_VARIANCE
 
-    total = np.array(
-        [
-            [
-                covariance(a.arm, b.arm) + share * (a.seed == b.seed) + (1 - share) * (a is b)
-                for b in runs
-            ]
-            for a in runs
-        ]
-    )
+    def noise(a: Run, b: Run) -> float:
+        same = a.seed == b.seed
+        return common * same + by_recipe * (same and a.arm.recipe == b.arm.recipe) + own * (a is b)
+
+    total = np.array([[covariance(a.arm, b.arm) + noise(a, b) for b in runs] for a in runs])
     z = np.array([run.score for run in runs])
     center = z.mean()
     for arm in arms:
@@ -114,8 +112,22 @@ def test_joint_and_single_forecasts_agree():
     np.testing.assert_allclose(belief.mean, mean, rtol=1e-9)
     np.testing.assert_allclose(np.sqrt(np.diag(belief.cov)[:3]), sd, rtol=1e-6)
     assert np.linalg.eigvalsh(belief.cov).min() > -1e-9
-    known, new = belief.cov[3, 3], belief.cov[5, 5]
-    assert known < new  # a seed that was run is known better than one that was not
+    assert belief.effects.shape == (3, 3)
+    effect = np.diag(belief.cov)[belief.effects]
+    assert (effect[:, 0] < effect[:, 2]).all()  # a seed that was run is known better than a new one
+
+
+def test_arms_of_a_recipe_share_what_a_seed_adds_to_it():
+    """What is believed of a seed's effect, against its conditional computed from runs one by one."""
+    runs, arms = some_runs(), [DIRECT, Arm((16, 8, 1), "kl"), Arm((16, 1), "dist")]
+    forecast = Forecast(SIZES, runs, teacher_score=0.9)
+    effects = forecast.belief(arms, seeds=(0, 9)).effects
+    np.testing.assert_array_equal(effects[0], effects[1])
+    assert not set(effects[0]) & set(effects[2])
+    cov = forecast.belief(arms, seeds=(9,)).cov
+    assert cov.shape == (5, 5)  # three arms, and a new seed on two recipes
+    np.testing.assert_allclose(cov[:3, 3:], 0.0, atol=1e-12)  # which says nothing about the arms
+    assert 0 < cov[3, 4] < cov[3, 3]  # and moves both recipes, but not quite alike
 
 
 @pytest.mark.parametrize("scale, shift", [(100.0, 0.0), (5000.0, -8000.0), (1e-3, 2.0)])
@@ -160,6 +172,17 @@ def test_paired_seeds_sharpen_differences():
     assert belief.mean[1] - belief.mean[0] == pytest.approx(0.02, abs=0.005)
 
 
+def test_many_arms_under_two_seeds_are_no_stand_in_for_many_seeds():
+    """Chains of a recipe whose runs agree by the seed: its mean is known no better than by two runs."""
+    rng, assistants = np.random.default_rng(0), (12, 8, 4)
+    parts = [part for n in range(4) for part in combinations(assistants, n)]
+    arms = [Arm((16, *part, 1), recipe) for part in parts for recipe in ("kl", "dist")]
+    shared = {"kl": np.array([-0.04, 0.04]), "dist": np.array([0.03, -0.03])}
+    runs = {arm: list(0.5 + shared[arm.recipe] + 0.012 * rng.normal(size=2)) for arm in arms}
+    predicted = Forecast((16, *assistants, 1), runs_of(runs), teacher_score=0.9).true_mean(DIRECT)
+    assert (predicted.high - predicted.low) / 2 > norm.ppf(0.9) * 0.035 / np.sqrt(2)
+
+
 @pytest.mark.parametrize("gain, exponent", [(0.1, 0.5), (0.15, 0.3), (0.06, 0.8), (0.0, 0.5)])
 def test_patience_is_learned_from_short_and_long_runs(gain, exponent):
     """Runs of a quarter to a full training foretell four times as long, whatever the power law."""
@@ -183,11 +206,11 @@ def test_intervals_hold_on_data_drawn_from_such_a_law():
         effect = {"a": 0.06 * rng.normal(), "b": 0.06 * rng.normal()}
         by_path = {path: 0.04 * rng.normal() for path in paths}
         mean = {arm: 0.5 + effect[arm.recipe] + by_path[arm.path] for arm in arms}
-        seeds = 0.02 * rng.normal(size=4)
-        tried = [arms[i] for i in rng.permutation(6)[:4]]
+        seeds = {recipe: 0.02 * rng.normal(size=2) for recipe in ("", "a", "b")}
+        tried = {arms[i]: seeds[""] + seeds[arms[i].recipe] for i in rng.permutation(6)[:4]}
         forecast = Forecast(
             SIZES,
-            runs_of({a: [mean[a] + s + 0.03 * rng.normal() for s in seeds[:2]] for a in tried}),
+            runs_of({a: list(mean[a] + s + 0.022 * rng.normal(size=2)) for a, s in tried.items()}),
             teacher_score=0.9,
         )
         for arm, predicted in zip(arms, forecast.true_means(arms)):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from gapkit.planning.arm import SCRATCH, Arm
-from gapkit.planning.covariance import GRID, N_PARTS, SEED_RATIO, Columns, components, variances
+from gapkit.planning.covariance import (
+    GRID,
+    N_PARTS,
+    RECIPE_RATIO,
+    SEED_RATIO,
+    Columns,
+    components,
+    variances,
+)
 
 SIZES = (16, 8, 4, 2, 1)
 PATHS = [(16, 1), (16, 8, 1), (16, 4, 1), (16, 2, 1), (16, 8, 4, 1), (16, 8, 4, 2, 1)]
@@ -58,10 +66,14 @@ def test_the_grid_covers_little_and_much_of_everything_the_same_every_time():
     assert (GRID.variances > 0).all()
     ratio = GRID.variances.max(0) / GRID.variances.min(0)
     assert (ratio > 50).all()
-    common = GRID.shares / (1.0 - GRID.shares)
-    least, most = SEED_RATIO
-    assert common.min() == pytest.approx(least, rel=0.05)
-    assert common.max() == pytest.approx(most, rel=0.05)
-    assert np.median(common) == pytest.approx(np.sqrt(least * most), rel=0.05)
+    common, by_recipe, own = GRID.shares.T
+    np.testing.assert_allclose(common + by_recipe + own, 1.0)
+    for found, (least, most) in (
+        (common / (by_recipe + own), SEED_RATIO),
+        (by_recipe / own, RECIPE_RATIO),
+    ):
+        assert found.min() == pytest.approx(least, rel=0.05)
+        assert found.max() == pytest.approx(most, rel=0.05)
+        assert np.median(found) == pytest.approx(np.sqrt(least * most), rel=0.05)
     again = type(GRID).spread(len(GRID.shares))
     np.testing.assert_array_equal(again.variances, GRID.variances)

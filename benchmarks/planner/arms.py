@@ -88,6 +88,11 @@ class World:
         mean = self.true_mean(arm.path, arm.recipe, arm.fraction)
         return max(0.0, (self.best - mean) / self.unit)
 
+    def false_chain(self, arm: Arm) -> bool:
+        """Whether the arm has an assistant though its true mean is below the best single hop's."""
+        mean = self.true_mean(arm.path, arm.recipe, arm.fraction)
+        return bool(arm.n_assistants and mean < self.best_single - 1e-9 * self.unit)
+
 
 @lru_cache(maxsize=16)
 def arms_of(

@@ -33,8 +33,13 @@ from gapkit.training.answers import predict
 from gapkit.training.trainings import Trainings
 
 TABLES = Path(__file__).resolve().parents[1] / "tables"
-SIZES = {"waves": (64, 12, 3, 2), "motif": (32, 8, 5, 3)}
-RECIPES = {"waves": ("mse", "dist1"), "motif": ("kl4", "kl1", "dist1")}
+SIZES = {
+    "waves": (64, 12, 3, 2),
+    "motif": (32, 8, 5, 3),
+    "shells": (64, 6, 3, 2),
+    "majority": (32, 8, 4, 2),
+}
+RECIPES = {name: ("mse", "dist1") if name == "waves" else ("kl4", "kl1", "dist1") for name in SIZES}
 N_SEEDS = 8
 
 Arm = tuple[tuple[int, ...], str]

@@ -203,6 +203,9 @@ RIVALS: dict[str, type[Search]] = {
     "tpe": Tpe,
 }
 
+YARDSTICKS = {"every arm once": 1, "every arm under four seeds": 4}
+"""Seeds of searches that have no budget: how well anyone could do who ran everything."""
+
 
 def exhaustive(world: World, stream: int = 0, n_seeds: int = 1) -> Arm:
     """The best of all affordable arms, each run under n_seeds seeds: a yardstick that has no budget."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rivals import YARDSTICKS
 from run import finished
 
 from gapkit.probes.interval import mean_interval, proportion_interval
@@ -93,11 +94,13 @@ def headline(lines: Sequence[Line]) -> str:
 def against(lines: Sequence[Line]) -> str:
     """Each rival's regret on the same searches, and the planner's advantage, paired."""
     both = [line for line in valid(lines) if "rivals" in line]
-    rows = [("planner", mean(both, _regret), mean(paying(both), _regret), "")]
+    false = share(both, _of("false_chain"))
+    rows = [("planner", mean(both, _regret), mean(paying(both), _regret), "", false)]
     for name in both[0]["rivals"] if both else ():
-        of = _rival(name)
-        rows.append((name, mean(both, of), mean(paying(both), of), mean(both, _lead(of))))
-    return _markdown(("", "mean regret", "where a chain pays", "minus the planner's"), rows)
+        of, false = _rival(name), share(both, _rival(name, "rivals_false"))
+        rows.append((name, mean(both, of), mean(paying(both), of), mean(both, _lead(of)), false))
+    head = ("", "mean regret", "where a chain pays", "minus the planner's", "false chains")
+    return _markdown(head, rows)
 
 
 def _regret(line: Line) -> float:
@@ -112,8 +115,8 @@ def _unpayable(line: Line) -> bool:
     return not line["payable"]
 
 
-def _rival(name: str) -> Callable[[Line], float]:
-    return lambda line: float(line["rivals"][name])
+def _rival(name: str, field: str = "rivals") -> Callable[[Line], float]:
+    return lambda line: float(line[field][name])
 
 
 def _lead(of: Callable[[Line], float]) -> Callable[[Line], float]:
@@ -188,7 +191,7 @@ def _best_rival(lines: Sequence[Line]) -> str:
     """The rival of least regret on the same budget, beside the planner on the same searches."""
     if not lines:
         return "none"
-    names = [name for name in lines[0]["rivals"] if name != "every arm once"]
+    names = [name for name in lines[0]["rivals"] if name not in YARDSTICKS]
     found = {name: float(np.mean([line["rivals"][name] for line in lines])) for name in names}
     best = min(found, key=lambda name: found[name])
     return f"{best} {found[best]:.2f} (planner {np.mean([_regret(x) for x in lines]):.2f})"
@@ -201,7 +204,9 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def report(lines: Sequence[Line], title: str) -> str:
     """All tables of one results file."""
-    rivals = "#### Rivals on the same budget, and every affordable arm run once as a yardstick"
+    rivals = (
+        "#### Rivals on the same budget; every affordable arm run without a budget, as yardsticks"
+    )
     parts = [f"### {title}", headline(lines), rivals, against(lines)]
     for group in GROUPS:
         parts += [f"#### By {group}", by(group, lines)]

@@ -28,10 +28,10 @@ from gapkit.planner import Trial
 
 HALVES = ("tune", "report")
 PER_KIND = 60
-FIRST = {"tune": 0, "report": 9000}
+FIRST = {"tune": 0, "report": 13000}
 """Number of each half's first world; the report half's is raised whenever its worlds were looked at."""
 SIZES = (3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 10, 12, 16, 20)
-SMALL, SMALL_BUDGET = range(11001, 11701, 2), 8.0
+SMALL, SMALL_BUDGET = range(15001, 15701, 2), 8.0
 """Numbers of further worlds, and the budget up to which they count: what a few trainings buy."""
 LOOKS = (0.25, 1.0, 4.0)
 N_FRESH, FRESH_SEED = 8, 10_000
@@ -271,11 +271,14 @@ class Simulated(World):
         self._fading = rng.uniform(0.3, 0.8)
 
     def _draw_noise(self, rng: np.random.Generator) -> None:
-        """Noise of one run in points, the share of its variance that a seed shares, and its tails."""
+        """Noise of one run in points, the shares of its variance that a seed shares, and its tails."""
         low = 2.5 if self.kind == "noisy" else 0.2
         self.noise = float(np.exp(rng.uniform(np.log(low), np.log(5.0))))
         self.seed_share = rng.uniform(0.0, 0.7)
         self._heavy = rng.uniform() < 0.25
+        by_recipe = np.random.default_rng([*self._key, 1])
+        own = 1.0 - by_recipe.uniform(0.0, 0.9) * (by_recipe.uniform() < 0.6)
+        self.recipe_share = (1.0 - self.seed_share) * (1.0 - own)
 
     def _score(self, points: float) -> float:
         return float(self._zero + self.unit * points)
@@ -304,11 +307,16 @@ class Simulated(World):
 
     def draw(self, trial: Trial, stream: int = 0) -> float:
         key = (stream, trial.seed, trial.path[-1])
-        shared = self._luck("seed", *key, heavy=self._heavy)
-        own = self._luck("run", *key, trial.path, trial.recipe, trial.fraction, heavy=self._heavy)
-        mixed = math.sqrt(self.seed_share) * shared + math.sqrt(1.0 - self.seed_share) * own
+        parts = {
+            ("seed", *key): self.seed_share,
+            ("seed by recipe", *key, trial.recipe): self.recipe_share,
+            ("run", *key, trial.path, trial.recipe, trial.fraction): (
+                1.0 - self.seed_share - self.recipe_share
+            ),
+        }
+        luck = sum(math.sqrt(v) * self._luck(*k, heavy=self._heavy) for k, v in parts.items())
         points = self.points(trial.path, trial.recipe, trial.fraction)
-        return self._score(points + self.noise * mixed)
+        return self._score(points + self.noise * luck)
 
     def fresh(self, arm: Arm, stream: int = 0) -> list[float]:
         seeds = range(FRESH_SEED, FRESH_SEED + N_FRESH)

@@ -16,9 +16,10 @@ LEARNING_CURVE = 0.5
 """Exponent of the power law by which longer training pays (Viering & Loog 2021, arXiv 2103.10948)."""
 STRAIGHT = 0.3
 """Share of patience's variance that goes straight up with the logarithm of the fraction instead."""
-SEED_RATIO = (0.02, 20.0)
-"""Least and most of the variance that a seed shares among all arms by that of an arm's own noise."""
-N_POINTS = 256
+SEED_RATIO, RECIPE_RATIO = (0.1, 200.0), (0.05, 10.0)
+"""Least and most of the variance that a seed shares among all arms by that of the rest of a run's noise,
+and of what it shares among the arms of a recipe by that of an arm's own."""
+N_POINTS = 1024
 N_PARTS = 9
 
 
@@ -85,6 +86,20 @@ def components(a: Columns, b: Columns) -> np.ndarray:
     )
 
 
+def seed_components(
+    recipe: np.ndarray, seed: np.ndarray, other_recipe: np.ndarray, other_seed: np.ndarray
+) -> np.ndarray:
+    """(2, n, m) covariance of what seeds add to runs, at unit variance: to all, and to a recipe's.
+
+    >>> one, two = np.array([0, 0, 1]), np.array([0, 1, 1])
+    >>> seed_components(one, two, np.array([0]), np.array([1]))[:, :, 0]
+    array([[0., 1., 1.],
+           [0., 1., 0.]])
+    """
+    same = (seed[:, None] == other_seed[None, :]).astype(float)
+    return np.stack([same, same * (recipe[:, None] == other_recipe[None, :])])
+
+
 def _walk(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Covariance of a random walk that starts at 0 and goes both ways."""
     return np.where(a * b > 0, np.minimum(np.abs(a), np.abs(b)), 0.0)
@@ -104,8 +119,9 @@ class Grid:
 
     Attributes:
         variances: (g, 9) of the components, in units of one run's variance.
-        shares: (g,) of one run's variance that a seed shares among all arms; that part by the
-            arm's own is log-uniform over SEED_RATIO, for runs of one seed cannot tell it.
+        shares: (g, 3) of one run's variance: what a seed shares among all arms, among the arms of a
+            recipe, and the run's own; log-uniform over SEED_RATIO and RECIPE_RATIO, for runs of one
+            seed cannot tell them.
         effects: (g, 2) standard deviations of recipes and of assistants, in units of one run's.
     """
 
@@ -116,17 +132,25 @@ class Grid:
     @classmethod
     def spread(cls, n: int) -> Grid:
         """n points, a power of 2; every variance is log-uniform over one to two powers of ten or more."""
-        u = qmc.Sobol(7, scramble=False).random(n) + 0.5 / n
+        u = qmc.Sobol(8, scramble=False).random(n) + 0.5 / n
         recipe, assistant = 2.0 ** (-3.0 + 6.0 * u[:, 0]), 2.0 ** (-5.0 + 8.0 * u[:, 1])
         r, a, p = recipe**2, assistant**2, 4.0 ** (-2.0 + 5.0 * u[:, 4])
-        mixed, path = 2.0 ** (-3.0 + 4.0 * u[:, 2]) * a, 2.0 ** (-4.5 + 4.0 * u[:, 5]) * a
+        mixed, path = 2.0 ** (-3.0 + 4.0 * u[:, 2]) * a, 2.0 ** (-4.0 + 4.0 * u[:, 5]) * a
         own = 2.0 ** (-6.5 + 4.5 * u[:, 6]) * p
         parts = [r, a, mixed, 0.15 * a, path, p, own + 0.01 * r]
         parts += [own + 0.05 * a, 0.5 * own + 0.01 * (a + r)]
-        common = SEED_RATIO[0] * (SEED_RATIO[1] / SEED_RATIO[0]) ** u[:, 3]
-        return cls(
-            np.stack(parts, axis=1), common / (1.0 + common), np.stack([recipe, assistant], axis=1)
-        )
+        shares = _split(_log_uniform(SEED_RATIO, u[:, 3]), _log_uniform(RECIPE_RATIO, u[:, 7]))
+        return cls(np.stack(parts, axis=1), shares, np.stack([recipe, assistant], axis=1))
+
+
+def _log_uniform(ends: tuple[float, float], u: np.ndarray) -> np.ndarray:
+    return np.asarray(ends[0] * (ends[1] / ends[0]) ** u)
+
+
+def _split(common: np.ndarray, by_recipe: np.ndarray) -> np.ndarray:
+    """(g, 3) shares of a run's variance from the two ratios."""
+    rest, own = 1.0 / (1.0 + common), 1.0 / (1.0 + by_recipe)
+    return np.stack([1.0 - rest, rest * (1.0 - own), rest * own], axis=1)
 
 
 GRID = Grid.spread(N_POINTS)
