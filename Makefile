@@ -41,6 +41,7 @@ planner: $(READY)
 	$(BIN)/python benchmarks/planner/run.py --half $$half --each $$each || exit 2; done; done
 	$(BIN)/python benchmarks/planner/run.py --half small --seeds 1
 	$(BIN)/python benchmarks/planner/tables.py runs/planner/*.jsonl
+	$(BIN)/python benchmarks/planner/seeds.py
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -17,7 +17,7 @@ from gapkit.forecast import SCRATCH, Arm
 from gapkit.planner import Planner, Trial
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "planner"
-SCRIPTS = ("arms", "worlds", "recorded", "rivals", "run", "tables")
+SCRIPTS = ("arms", "worlds", "recorded", "rivals", "run", "tables", "seeds")
 
 
 def scripts():
@@ -33,7 +33,7 @@ def scripts():
         sys.modules.update(others)
 
 
-arms, worlds, recorded, rivals, run, tables = scripts()
+arms, worlds, recorded, rivals, run, tables, seeds = scripts()
 NUMBERS = range(6)
 EACH = [(kind, number) for kind in worlds.KINDS for number in (1, 2)]
 
@@ -66,7 +66,7 @@ def searched(world, search, stream=0):
     return trials
 
 
-@pytest.mark.parametrize("module", [arms, tables], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [arms, tables, seeds], ids=lambda module: module.__name__)
 def test_the_examples_in_the_docstrings_hold(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)  # doctest looks it up by name
     found = doctest.testmod(module)
@@ -150,6 +150,17 @@ def test_a_seed_shares_its_noise_across_arms_and_more_within_a_recipe():
     assert world.recipe_share > 0.2
     assert shared[0, 2] == pytest.approx(world.seed_share, abs=0.12)
     assert shared[0, 1] == pytest.approx(world.seed_share + world.recipe_share, abs=0.12)
+
+
+@pytest.mark.parametrize("of_seed, of_recipe", [(0.0, 0.0), (0.6, 0.0), (0.0, 0.6), (0.3, 0.5)])
+def test_what_seeds_add_to_runs_is_told_apart(of_seed, of_recipe):
+    rng, recipes = np.random.default_rng(0), ["a", "b", "c"] * 3
+    by_recipe = {recipe: rng.normal(size=2000) for recipe in "abc"}
+    runs = math.sqrt(of_seed) * rng.normal(size=2000) + rng.normal(size=(9, 1))
+    runs = runs + math.sqrt(of_recipe) * np.array([by_recipe[recipe] for recipe in recipes])
+    runs += math.sqrt(1.0 - of_seed - of_recipe) * rng.normal(size=(9, 2000))
+    expected = [of_seed, of_recipe, 1.0 - of_seed - of_recipe]
+    assert seeds.shares(7.0 * runs, recipes) == pytest.approx(expected, abs=0.04)
 
 
 def test_no_gap_leaves_nothing_to_win():

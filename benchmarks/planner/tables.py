@@ -88,7 +88,7 @@ def headline(lines: Sequence[Line]) -> str:
         ("worlds, searches, errors", "", _counts(lines)),
         ("seconds a search, median and most", "", _seconds(done)),
     ]
-    return _markdown(("", "bar", "planner"), rows)
+    return markdown(("", "bar", "planner"), rows)
 
 
 def against(lines: Sequence[Line]) -> str:
@@ -100,7 +100,7 @@ def against(lines: Sequence[Line]) -> str:
         of, false = _rival(name), share(both, _rival(name, "rivals_false"))
         rows.append((name, mean(both, of), mean(paying(both), of), mean(both, _lead(of)), false))
     head = ("", "mean regret", "where a chain pays", "minus the planner's", "false chains")
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _regret(line: Line) -> float:
@@ -169,7 +169,7 @@ def by(group: str, lines: Sequence[Line]) -> str:
         own = [line for line in done if key(line) == value]
         rows.append((value, *_row(own)))
     head = ("worlds", "regret", "false chains", "covers mean", "covers run", "right claims")
-    return _markdown((group, *head, "best rival"), rows)
+    return markdown((group, *head, "best rival"), rows)
 
 
 def _row(own: Sequence[Line]) -> tuple[str, ...]:
@@ -197,7 +197,7 @@ def _best_rival(lines: Sequence[Line]) -> str:
     return f"{best} {found[best]:.2f} (planner {np.mean([_regret(x) for x in lines]):.2f})"
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
