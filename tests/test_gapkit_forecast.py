@@ -72,36 +72,66 @@ def test_many_runs_of_one_arm_give_their_mean_and_their_spread():
     assert np.mean((scores > run.low) & (scores < run.high)) == pytest.approx(0.8, abs=0.07)
 
 
+def covariance(v: np.ndarray, a: Arm, b: Arm) -> float:
+    """Of two arms of full trainings, with variances v of the components, in plain words."""
+    same = float(a.recipe == b.recipe)
+    taught = float(len(a.path) > 1 and len(b.path) > 1)
+    place = [SIZES.index(arm.path[-2]) / 3 if len(arm.path) > 1 else 0 for arm in (a, b)]
+    near = np.exp(-abs(place[0] - place[1]) / LENGTH) * taught
+    shared = len(set(a.path[1:-1]) & set(b.path[1:-1]))
+    chain = 0.5 * shared + 0.25 * a.n_assistants * b.n_assistants
+    path = same * taught * (a.path == b.path)
+    return float(v[:5] @ [same, near, near * same, chain, path]) + MEAN_VARIANCE
+
+
+def of_seeds(point: int, one: tuple[str, int], other: tuple[str, int]) -> float:
+    """Covariance of what two seeds add to arms of two recipes."""
+    common, by_recipe, _ = GRID.shares[point]
+    return (one[1] == other[1]) * (common + by_recipe * (one[0] == other[0]))
+
+
+def of_runs(point: int, runs: list[Run]) -> np.ndarray:
+    """Covariance of scores: arms, seeds and what is each run's own."""
+    v, own = GRID.variances[point], GRID.shares[point, 2]
+    named = [(run.arm.recipe, run.seed) for run in runs]
+    return np.array(
+        [
+            [covariance(v, a.arm, b.arm) + of_seeds(point, s, t) for b, t in zip(runs, named)]
+            for a, s in zip(runs, named)
+        ]
+    ) + own * np.eye(len(runs))
+
+
 def test_the_posterior_is_the_gaussian_conditional_computed_the_plain_way():
-    """Mean at one grid point against V⁻¹ of a covariance built arm by arm in a double loop."""
+    """Mean at one grid point against V⁻¹ of a covariance built arm by arm."""
     runs, arms = some_runs(), [DIRECT, Arm((16, 4, 1), "dist", 4.0), Arm((16, 8, 4, 1), "new")]
     fitted = Forecast(SIZES, runs, teacher_score=0.9)
     point = fitted._kept[0]
-    v, (common, by_recipe, own) = GRID.variances[point], GRID.shares[point]
-
-    def covariance(a: Arm, b: Arm) -> float:
-        same = float(a.recipe == b.recipe)
-        taught = float(len(a.path) > 1 and len(b.path) > 1)
-        place = [SIZES.index(arm.path[-2]) / 3 if len(arm.path) > 1 else 0 for arm in (a, b)]
-        near = np.exp(-abs(place[0] - place[1]) / LENGTH) * taught
-        shared = len(set(a.path[1:-1]) & set(b.path[1:-1]))
-        chain = 0.5 * shared + 0.25 * a.n_assistants * b.n_assistants
-        path = same * taught * (a.path == b.path)
-        parts = [same, near, near * same, chain, path]  # all runs are full: patience is 0
-        return float(v[:5] @ parts) + MEAN_VARIANCE
-
-    def noise(a: Run, b: Run) -> float:
-        same = a.seed == b.seed
-        return common * same + by_recipe * (same and a.arm.recipe == b.arm.recipe) + own * (a is b)
-
-    total = np.array([[covariance(a.arm, b.arm) + noise(a, b) for b in runs] for a in runs])
     z = np.array([run.score for run in runs])
     center = z.mean()
     for arm in arms:
-        k = np.array([covariance(arm, run.arm) for run in runs])
+        k = np.array([covariance(GRID.variances[point], arm, run.arm) for run in runs])
         longer = PRIOR_PATIENCE * (0.9 - center) * (1 - arm.fraction**-0.5)
-        expected = center + longer + k @ np.linalg.solve(total, z - center)
+        expected = center + longer + k @ np.linalg.solve(of_runs(point, runs), z - center)
         assert fitted.screen([arm], n_points=1)[0][0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_known_of_seeds_is_the_gaussian_conditional_too():
+    """Joint covariance of arms and of seeds' effects, at one grid point, in units of a run's variance."""
+    runs, arms = some_runs(), [DIRECT, Arm((16, 8, 1), "dist"), Arm((16, 4, 1), "kl")]
+    fitted, seeds = Forecast(SIZES, runs, teacher_score=0.9), (0, 2, 7)
+    fitted._weight = np.eye(len(fitted._kept))[0]  # all is said by that one point
+    found, point = fitted.belief(arms, seeds), fitted._kept[0]
+    v, effects = GRID.variances[point], [(r, s) for r in ("kl", "dist") for s in seeds]
+    to_runs = [[covariance(v, arm, run.arm) for run in runs] for arm in arms]
+    to_runs += [[of_seeds(point, e, (run.arm.recipe, run.seed)) for run in runs] for e in effects]
+    prior = np.zeros((9, 9))
+    prior[:3, :3] = [[covariance(v, a, b) for b in arms] for a in arms]
+    prior[3:, 3:] = [[of_seeds(point, a, b) for b in effects] for a in effects]
+    expected = prior - to_runs @ np.linalg.solve(of_runs(point, runs), np.transpose(to_runs))
+    scale = fitted._variance[0] * fitted.unit**2
+    np.testing.assert_allclose(found.cov / scale, expected, atol=1e-6)
+    np.testing.assert_array_equal(found.effects, [[3, 4, 5], [6, 7, 8], [3, 4, 5]])
 
 
 def test_joint_and_single_forecasts_agree():
@@ -115,19 +145,6 @@ def test_joint_and_single_forecasts_agree():
     assert belief.effects.shape == (3, 3)
     effect = np.diag(belief.cov)[belief.effects]
     assert (effect[:, 0] < effect[:, 2]).all()  # a seed that was run is known better than a new one
-
-
-def test_arms_of_a_recipe_share_what_a_seed_adds_to_it():
-    """What is believed of a seed's effect, against its conditional computed from runs one by one."""
-    runs, arms = some_runs(), [DIRECT, Arm((16, 8, 1), "kl"), Arm((16, 1), "dist")]
-    forecast = Forecast(SIZES, runs, teacher_score=0.9)
-    effects = forecast.belief(arms, seeds=(0, 9)).effects
-    np.testing.assert_array_equal(effects[0], effects[1])
-    assert not set(effects[0]) & set(effects[2])
-    cov = forecast.belief(arms, seeds=(9,)).cov
-    assert cov.shape == (5, 5)  # three arms, and a new seed on two recipes
-    np.testing.assert_allclose(cov[:3, 3:], 0.0, atol=1e-12)  # which says nothing about the arms
-    assert 0 < cov[3, 4] < cov[3, 3]  # and moves both recipes, but not quite alike
 
 
 @pytest.mark.parametrize("scale, shift", [(100.0, 0.0), (5000.0, -8000.0), (1e-3, 2.0)])
