@@ -332,8 +332,7 @@ class Planner:
 
     def _value(self, arms: list[Arm], index: int, belief: Belief) -> float:
         """What running the arm is worth by its cost: to know it at all, then by runs that can be paid for."""
-        n_seeds = 1 if self._exploring else max(REPLICATES)
-        seeds = self._ledger.next_seeds(arms[index], n_seeds)
+        seeds = self._ledger.next_seeds(arms[index], 1 if self._exploring else max(REPLICATES))
         prices = [self._price(self._ledger.missing(arms[index], seed)) for seed in seeds]
         slack = SLACK * self.remaining
         if self._exploring:

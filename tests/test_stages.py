@@ -21,11 +21,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module", params=["kept", "augmented"])
 def carried_out(request, tmp_path_factory):
-    """The plan, carried out without a kill."""
+    """The plan, carried out without a kill; what that shortens is as it was for later tests."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # it shortens both; later tests find them as they were
+    with pytest.MonkeyPatch.context() as patch:
         for name in ("SAVE_SECONDS", "CHECK_STEPS"):
             patch.setattr(distiller, name, getattr(distiller, name))
         return request.param, folder, carry_out(folder, request.param == "augmented")

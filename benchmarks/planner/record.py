@@ -1,7 +1,7 @@
 """Train every chain of a small family and write its scores down: `python benchmarks/planner/record.py waves`.
 
-A table that searches can be judged on without training anything. Two worlds of the planted failures, as they
-are before anything is planted: waves (regression, perceptrons) and motif (sequences, transformers). Scores
+A table that searches can be judged on without training anything. Four worlds of the planted failures, as they are
+before anything is planted: waves (regression), shells (both perceptrons), motif and majority (transformers). Scores
 are on test, which no choice is made on while the table is made; lines that are there are not trained again.
 """
 
@@ -39,7 +39,7 @@ SIZES = {
     "shells": (64, 6, 3, 2),
     "majority": (32, 8, 4, 2),
 }
-RECIPES = {name: ("mse", "dist1") if name == "waves" else ("kl4", "kl1", "dist1") for name in SIZES}
+RECIPES = {**dict.fromkeys(SIZES, ("kl4", "kl1", "dist1")), "waves": ("mse", "dist1")}
 N_SEEDS = 8
 
 Arm = tuple[tuple[int, ...], str]
