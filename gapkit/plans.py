@@ -253,7 +253,8 @@ class Plan(Record):
     `predicted` is what the objective is expected to be on validation (the true mean), `predicted_run` of
     a single run; `would_change` says which runs would lead to another plan. The objective is "score",
     "worst_slice" or "relation". `wider` is the next size up under the best way that was tried with it, in
-    place of all this, with its price; None when none was, or when it is beyond the limits.
+    place of all this, with its price; None when none was, or when it is beyond the limits. `keep_student`:
+    the student as it was given already reaches more on validation than is expected of these stages.
     """
 
     study: str
@@ -270,6 +271,7 @@ class Plan(Record):
     would_change: str = ""
     objective: str = "score"
     wider: Alternative | None = None
+    keep_student: bool = False
 
     @model_validator(mode="after")
     def _sources_exist(self) -> Plan:
@@ -293,4 +295,7 @@ class Plan(Record):
 
     def __str__(self) -> str:
         sizes = " → ".join(str(stage.size) for stage in self.stages)
-        return f"Plan for {self.study}: teacher → {sizes}; predicted {self.predicted}; costs {self.cost}"
+        return (
+            f"Plan for {self.study}: teacher → {sizes}; predicted {self.predicted}; costs {self.cost}"
+            + "; the student as it was given already does better" * self.keep_student
+        )

@@ -88,8 +88,15 @@ def _verbs(results: Results, say: Wording) -> Iterator[Next]:
         path = path_words(["teacher", *(f"{stage.name} ({stage.size})" for stage in plan.stages)])
         now = "" if gap is None else f", from {say.score(gap.student.value)} today"
         low, high = say.plain(plan.predicted.low), say.plain(plan.predicted.high)
-        gain = f"to {say.score(plan.predicted.value)} [{low}, {high}]{now}, validation"
-        yield Next(do=f"Carry out the plan: {path}", gain=gain, price=price_words(plan.cost))
+        reached = f"to {say.score(plan.predicted.value)} [{low}, {high}]{now}, validation"
+        if plan.keep_student:
+            yield Next(
+                do="Keep the student as it is",
+                gain=f"the plan would lead {reached}",
+                price="nothing",
+            )
+        else:
+            yield Next(do=f"Carry out the plan: {path}", gain=reached, price=price_words(plan.cost))
 
 
 def _diagnosis(results: Results) -> Next:

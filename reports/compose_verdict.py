@@ -70,7 +70,10 @@ def _cure(results: Results, say: Wording) -> str:
     if results.plan is None:
         return helps
     forecast = say.forecast(results.plan.predicted)
-    return f"{helps} The plan is expected to reach {forecast} on validation; it has not been carried out yet.".strip()
+    less = ", less than the student as it is" * results.plan.keep_student
+    return (
+        f"{helps} The plan is expected to reach {forecast} on validation{less}; it has not been carried out yet."
+    ).strip()
 
 
 def _reached(results: Results, outcome: Outcome, say: Wording) -> str:
@@ -167,7 +170,8 @@ def planned_line(results: Results, say: Wording) -> str:
         return "nothing yet"
     path = " → ".join(["teacher", *(f"{stage.name} ({stage.size})" for stage in plan.stages)])
     cost = f"{plan.cost.student_trainings:.1f} student trainings"
-    return f"{path}; predicted {say.forecast(plan.predicted)} on validation; costs {cost}"
+    kept = "; the student as it was given already does better" * plan.keep_student
+    return f"{path}; predicted {say.forecast(plan.predicted)} on validation; costs {cost}{kept}"
 
 
 def reached_line(results: Results, say: Wording) -> str:

@@ -523,6 +523,19 @@ def test_what_the_teacher_is_said_to_score_is_part_of_the_question(tmp_path):
     assert gap.findings[0].points.value == pytest.approx(1.0 - gap.teacher.value)
 
 
+@pytest.mark.parametrize("objective", ["score", "worst_slice", "relation"])
+def test_a_student_that_was_trained_better_than_the_study_trains_is_kept(tmp_path, objective):
+    short = gk.Recipe(epochs=1, batch_size=60, lr=1e-4)
+    given = tiny(student=trained(2, steps=300), recipe=short, out=tmp_path / "given")
+    plan = given.plan(budget=3, fractions=(1.0,), objective=objective)
+    assert plan.keep_student
+    assert plan.reasons[0].startswith("On validation the student as it was given already scores")
+    trained_here = tiny(
+        recipe=short, seed=4, out=tmp_path / "here"
+    )  # a lucky run, no better than its like
+    assert not trained_here.plan(budget=3, fractions=(1.0,), objective=objective).keep_student
+
+
 def test_models_of_another_size_than_the_familys_are_told_of(tmp_path):
     family = gk.Family(build, sizes=[2, 4, 16], student=2, teacher=16)
     study = tiny(out=tmp_path, family=family, teacher=trained(16), student=trained(3))

@@ -45,7 +45,7 @@ def trained(model: nn.Module, task, x, targets) -> nn.Module:
     return model
 
 
-def study(kind: str, out, knowledge="scratch") -> gk.Study:
+def study(kind: str, out, knowledge="scratch", epochs: int = 1) -> gk.Study:
     draw = torch.Generator().manual_seed(0)
     shape = (N, 4, WIDTH) if kind == "tokens" else (N, WIDTH)
     x = torch.randn(*shape, generator=draw)
@@ -74,7 +74,7 @@ def study(kind: str, out, knowledge="scratch") -> gk.Study:
         student=make(2),
         data=gk.Data(train=data, validation=data, test=data),
         family=gk.Family(make, sizes=[2, 8, 32], student=2, teacher=32),
-        recipe=gk.Recipe(epochs=1, batch_size=40, lr=1e-2, knowledge=knowledge),
+        recipe=gk.Recipe(epochs=epochs, batch_size=40, lr=1e-2, knowledge=knowledge),
         reduce="tokens" if kind == "tokens" else "gap",
         device="cpu",
         out=out,
@@ -110,7 +110,7 @@ def test_a_task_of_any_kind_is_measured_and_reported(kind, tmp_path):
     "kind, own", [("multilabel", "kl1"), ("regression", "mse"), ("tokens", "kl4")]
 )
 def test_a_task_of_any_kind_is_diagnosed_planned_and_distilled(kind, own, tmp_path):
-    work = study(kind, tmp_path / "run", knowledge=own)
+    work = study(kind, tmp_path / "run", knowledge=own, epochs=10)
     verdict = work.diagnose(budget=4)
     assert own in {run.recipe for run in verdict.controls}
     plan = work.plan(budget=3)

@@ -15,6 +15,7 @@ from gapkit.planner import Trial
 from gapkit.planning.goal import Goal, Pupil
 from gapkit.planning.side_by_side import side_by_side
 from tests.deciding_fixtures import make_training
+from tests.training_fixtures import SIZES as SPLITS
 from tests.training_fixtures import make_trainings, point_data
 
 ARM = ((16, 2), "kl1", 0)
@@ -53,6 +54,18 @@ def test_the_teacher_keeps_its_own_geometry_and_a_student_less(tmp_path):
     pairs = torch.triu_indices(30, 30, 1)
     distances = [torch.cdist(z, z)[pairs[0], pairs[1]].numpy() for z in (mine, theirs)]
     assert reached == pytest.approx(np.corrcoef(*distances)[0, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["worst_slice", "relation"])
+def test_a_model_reaches_what_its_training_did(tmp_path, name):
+    columns = {split: np.array(["a"] * 20 + ["b"] * (n - 20)) for split, n, _ in SPLITS}
+    trainings = make_trainings(tmp_path, point_data(slices={"part": columns}))
+    training, goal = trainings.arm(*ARM), Goal(name, trainings)
+    reached = goal.of_student(trainings.model(training))
+    assert (reached.name, reached.of, reached.split) == (name, "student", "validation")
+    assert reached.n == (20 if name == "worst_slice" else 30)
+    assert reached.value == pytest.approx(goal.of(training))
+    assert reached.low < reached.value < reached.high
 
 
 def test_another_objective_is_refused_with_the_nearest_name(tmp_path):

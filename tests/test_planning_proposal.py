@@ -18,7 +18,16 @@ from gapkit.planning.proposal import carry_out_cost
 from gapkit.planning.search import make_planner, plan
 from gapkit.plans import Phase, Plan, Predicted, Stage
 from gapkit.wording import Wording
-from tests.deciding_fixtures import COSTS, SIZES, control, hits, measurements, prices, seeds_of
+from tests.deciding_fixtures import (
+    COSTS,
+    SIZES,
+    control,
+    hits,
+    measurements,
+    prices,
+    score_of,
+    seeds_of,
+)
 
 SHARE = Wording(unit="share", score_name="accuracy")
 EPOCHS = 60
@@ -62,6 +71,22 @@ def n_assistants(trial: Trial) -> int:
 
 def diagnosis(*controls) -> Gap:
     return diagnose(measurements(hits(0.9), hits(0.6)), controls)
+
+
+def test_a_student_that_already_does_better_is_to_be_kept():
+    given = score_of("student", hits(0.9))
+    found, _, _ = proposed(lambda trial: 0.5, as_given=given)
+    assert found.keep_student
+    assert found.reasons[0] == (
+        f"On validation the student as it was given already scores {SHARE.score_of(given)}, more than is "
+        "expected of this plan: keep it, or let the study's recipe be the one that it was trained by."
+    )
+    assert str(found).endswith("; the student as it was given already does better")
+    worse, _, _ = proposed(lambda trial: 0.5, as_given=score_of("student", hits(0.4)))
+    unknown, _, _ = proposed(lambda trial: 0.5)
+    assert worse == unknown
+    assert not worse.keep_student
+    assert worse.reasons == found.reasons[1:]
 
 
 def test_an_assistant_that_helps_by_a_lot_is_claimed_and_chained():

@@ -116,6 +116,14 @@ def test_a_plan_not_carried_out_says_so():
     assert "training" not in {figure.name for figure in report.figures}
 
 
+def test_a_plan_below_the_student_as_it_is_says_so():
+    given = made.results() | {"outcome": None}
+    given["plan"] = given["plan"].with_(keep_student=True)
+    report = compose(task_unit="share", **given)
+    assert "on validation, less than the student as it is; it has not been" in report.verdict
+    assert report.planned.endswith("; the student as it was given already does better")
+
+
 def test_undetermined_is_a_verdict():
     gap = made.gap().with_(cause="undetermined", verdict="A longer control would decide.")
     report = compose(task_unit="share", **(made.results() | {"gap": gap}))

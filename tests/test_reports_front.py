@@ -83,6 +83,12 @@ def test_what_next_is_the_next_verb_with_gain_and_price():
     assert waiting[0].price == "6.2 student trainings, about 1.6 min"
 
 
+def test_a_student_that_does_better_than_its_plan_should_is_kept():
+    kept = front(plan=made.plan().with_(keep_student=True), outcome=None).next[0]
+    assert (kept.do, kept.price) == ("Keep the student as it is", "nothing")
+    assert kept.gain == "the plan would lead to 59.0 % [55.0, 63.0], from 42.0 % today, validation"
+
+
 def test_after_the_plan_comes_what_it_left_priced_by_the_control_that_tried_it():
     steps = front().next
     assert steps[0].do == "Widen the student to 3 channels."

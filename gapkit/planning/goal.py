@@ -7,11 +7,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import nn
 
 from gapkit.errors import unknown
+from gapkit.measurement import Measurement
 from gapkit.outcome import Training
 from gapkit.planner import Trial
 from gapkit.planning.history import TrialRow
+from gapkit.probes.interval import Interval, measured, score_interval
 from gapkit.probes.relation import distance_structure
 from gapkit.training.answers import predict
 from gapkit.training.trainings import Trainings
@@ -45,18 +48,8 @@ class Goal:
         if self.name == "score":
             return training.score
         if self.name == "worst_slice":
-            return self._worst(training.contributions)
-        trainings = self.trainings
-        model, positions = trainings.model(training).to(trainings.device), self._few
-        outputs = predict(
-            model,
-            trainings.data,
-            "validation",
-            trainings.task,
-            trainings.device,
-            positions=positions,
-        )
-        return self._alike(outputs)
+            return self._worst(training.contributions).value
+        return self._alike(self._answers(self.trainings.model(training), self._few)).value
 
     def reached(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
         """Trials told by their score, by what they reached of this goal; those whose training is gone are left out."""
@@ -71,23 +64,40 @@ class Goal:
 
     @property
     def of_teacher(self) -> float:
-        """Of the teacher: 1 for its own geometry."""
-        trainings, targets = self.trainings, self.trainings.reference("validation")
-        outputs = trainings.outputs("teacher", "validation")
-        if self.name == "score":
-            return float(trainings.task.score(outputs, targets))
-        if self.name == "worst_slice":
-            return self._worst(trainings.task.contributions(outputs, targets))
-        return self._alike(outputs[torch.from_numpy(self._few)])
+        """The teacher's worst slice, or geometry (1 for its own); a diagnosis holds its score."""
+        return self._of_outputs(self.trainings.outputs("teacher", "validation")).value
 
-    def _worst(self, contributions: np.ndarray) -> float:
-        means = [
-            float(contributions[column == value].mean())
+    def of_student(self, student: nn.Module) -> Measurement:
+        """A student's worst slice, or geometry, with its interval; a diagnosis holds its score."""
+        reached = self._of_outputs(self._answers(student))
+        return measured(self.name, "student", "validation", reached, better="higher")
+
+    def _of_outputs(self, outputs: torch.Tensor) -> Interval:
+        """Of outputs (n, ...) on all of validation."""
+        if self.name == "relation":
+            return self._alike(outputs[torch.from_numpy(self._few)])
+        targets = self.trainings.reference("validation")
+        return self._worst(self.trainings.task.contributions(outputs, targets))
+
+    def _answers(self, model: nn.Module, positions: np.ndarray | None = None) -> torch.Tensor:
+        trainings = self.trainings
+        return predict(
+            model.to(trainings.device),
+            trainings.data,
+            "validation",
+            trainings.task,
+            trainings.device,
+            positions=positions,
+        )
+
+    def _worst(self, contributions: np.ndarray) -> Interval:
+        slices = [
+            contributions[column == value]
             for column in self._columns.values()
             for value, count in zip(*np.unique(column, return_counts=True), strict=True)
             if count >= LEAST_ROWS
         ]
-        return min(means, default=float(contributions.mean()))
+        return score_interval(min(slices, default=contributions, key=np.mean))
 
     @cached_property
     def _columns(self) -> Mapping[str, np.ndarray]:
@@ -100,9 +110,9 @@ class Goal:
     def _few(self) -> np.ndarray:
         return np.arange(min(MOST_ROWS, self.trainings.data.size("validation")))
 
-    def _alike(self, outputs: torch.Tensor) -> float:
+    def _alike(self, outputs: torch.Tensor) -> Interval:
         theirs = self.trainings.outputs("teacher", "validation")[torch.from_numpy(self._few)]
-        return float(distance_structure(theirs.flatten(1), outputs.flatten(1)).value)
+        return distance_structure(theirs.flatten(1), outputs.flatten(1))
 
 
 class Pupil:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from gapkit.family import Size
 from gapkit.forecast import SCRATCH, Arm
+from gapkit.measurement import Measurement
 from gapkit.planner import Choice, Planner, Trial
 from gapkit.plans import Alternative, Cost, Plan, Predicted, Stage
 from gapkit.teaching.ways import Way
@@ -27,11 +28,12 @@ def propose(
     seeds: tuple[int, ...],
     say: Wording,
     above: Size | None = None,
+    as_given: Measurement | None = None,
 ) -> Plan:
     """The planner's choice as stages: assistants once, the student with every seed.
 
     A path with assistants is proposed only when it is claimed to pay; else the best single hop is. `above`
-    is the next size up, when that may be proposed instead.
+    is the next size up, when that may be proposed instead; `as_given` what the student reaches as it was given.
     """
     first = _claimed_or_best(planner)
     choice = first if first.assistant_pays else _best_single(planner)
@@ -41,6 +43,7 @@ def propose(
         for arm in first.alternatives
     )
     wider = next_size_up(planner, above)
+    kept = _or_as_given(choice, as_given, say)
     return Plan(
         study=study,
         stages=tuple(stages),
@@ -48,9 +51,10 @@ def propose(
         predicted_run=_possible(choice.predicted_run, say),
         cost=carry_out_cost(stages, prices, epochs),
         alternatives=alternatives,
-        reasons=_reasons(choice, alternatives, say) + _or_wider(choice, wider, say),
+        reasons=kept + _reasons(choice, alternatives, say) + _or_wider(choice, wider, say),
         would_change=_would_change(choice, alternatives, say),
         wider=wider,
+        keep_student=bool(kept),
         assistant_pays=choice.assistant_pays,
         claim=_claim(choice, alternatives, len(planner.sizes) > 2, say),
     )
@@ -97,6 +101,16 @@ def _or_wider(choice: Choice, wider: Alternative | None, say: Wording) -> tuple[
     return (
         f"Instead, {wider.note}: {arm_words(wider)} is expected to score {forecast}, from {wider.n_runs} "
         f"run{'s' * (wider.n_runs != 1)} of it, for {wider.cost:.1f} student trainings.",
+    )
+
+
+def _or_as_given(choice: Choice, as_given: Measurement | None, say: Wording) -> tuple[str, ...]:
+    """That the student already does better than the plan should, when it does."""
+    if as_given is None or as_given.value <= choice.predicted.value:
+        return ()
+    return (
+        f"On validation the student as it was given already scores {say.score_of(as_given)}, more than is expected "
+        "of this plan: keep it, or let the study's recipe be the one that it was trained by.",
     )
 
 

@@ -12,6 +12,7 @@ from gapkit.errors import InputError
 from gapkit.family import Size
 from gapkit.gap import Gap
 from gapkit.limits import Limits
+from gapkit.measurement import Measurement
 from gapkit.outcome import StageResult
 from gapkit.pair import Pair
 from gapkit.planning.goal import Goal, Pupil
@@ -82,6 +83,7 @@ class Quest:
             knowledge=ways,
             budget=budget,
             teacher_score=gap.teacher.value if objective == "score" else goal.of_teacher,
+            as_given=self._as_given(gap, goal),
             epochs=pair.recipe.epochs,
             fractions=fractions,
             gap=gap,
@@ -100,6 +102,13 @@ class Quest:
             silent = tuple(stage.with_(predicted=None) for stage in proposal.stages)
             proposal = proposal.with_(objective=objective, stages=silent)
         return proposal, history
+
+    def _as_given(self, gap: Gap, goal: Goal) -> Measurement | None:
+        """What the student that was given reached already; None where it was trained here, as one of the trials."""
+        student = self.pair.student
+        if "student" in self.pair.trainings.trained_here:
+            return None
+        return gap.student if goal.name == "score" else goal.of_student(student)
 
     def ways(self, gap: Gap, budget: float, tried: Set[str]) -> dict[str, Way]:
         """The ways that a plan is chosen from, those of earlier trials among them."""

@@ -8,6 +8,7 @@ from gapkit.family import Size
 from gapkit.forecast import SCRATCH, Arm
 from gapkit.gap import Gap
 from gapkit.knowledge import Knowledge
+from gapkit.measurement import Measurement
 from gapkit.planner import Planner, Trial
 from gapkit.planning.history import History, TrialRow, control_rows, tell
 from gapkit.planning.proposal import arm_words, propose
@@ -38,6 +39,7 @@ def plan(
     n_seeds: int = N_SEEDS,
     jobs: int = 1,
     above: Size | None = None,
+    as_given: Measurement | None = None,
     say: Wording | None = None,
     heard: Callable[[float, float, str, float], None] | None = None,
     told: Callable[[History], None] | None = None,
@@ -62,6 +64,7 @@ def plan(
             was chosen on: runs that were lucky in the search would flatter the plan on test as well.
         jobs: trials that run at once, each in a process of its own (see gapkit.planning.side_by_side).
         above: the next size up, when that may be proposed instead of the student.
+        as_given: what the student reaches as it was given.
         say: how scores are worded; default: as plain numbers.
         heard: called with (spent, budget, what is trained next, what that costs).
         told: called with the history whenever trials have ended.
@@ -108,6 +111,7 @@ def plan(
         seeds=tuple(range(unseen, unseen + n_seeds)),
         say=say or Wording(unit="", score_name="score"),
         above=above,
+        as_given=as_given,
     )
     search = _total(prices, [row for row in rows if row.origin == "search"])
     answers = () if gap is None else tuple(finding.cause for finding in gap.findings)
