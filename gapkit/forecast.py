@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtrs
 from scipy.special import stdtr, stdtrit
 
 from gapkit.planning.arm import SCRATCH, Arm, Run
@@ -127,7 +128,7 @@ class Forecast:
         guess, point = np.divmod(where, len(grid))
         self._kept, self._variance = grid[point], spread[point, guess] / self._dof
         whole = self._factor(z, self._kept)
-        self._chol = whole[:, :n, :n]
+        self._chol = np.ascontiguousarray(whole[:, :n, :n])
         self._alpha = np.array(
             [solve_triangular(c[:n, :n], c[n, :n], lower=True, trans=1) for c in whole]
             if n
@@ -193,7 +194,7 @@ class Forecast:
         """(n, rows) L⁻¹kᵀ at a kept grid point."""
         if not len(self.runs):
             return np.zeros((0, len(k)))
-        return solve_triangular(self._chol[i], k.T, lower=True, check_finite=False)
+        return np.asarray(dtrtrs(self._chol[i].T, k.T, lower=0, trans=1)[0])  # in columns, as it lies
 
     def _posteriors(
         self, table: Columns, recipe: np.ndarray, seeds: np.ndarray

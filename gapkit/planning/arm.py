@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 SCRATCH = "scratch"
 
 
-@dataclass(frozen=True)
-class Arm:
+class Arm(NamedTuple):
     """What can be run: a path of sizes, the recipe of every hop, and the fraction of full training."""
 
     path: tuple[Hashable, ...]
@@ -23,8 +22,7 @@ class Arm:
         return max(0, len(self.path) - 2)
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """One training: the last model of `path`, taught by the one before it (nobody, when it is alone).
 
     Attributes:
@@ -53,8 +51,7 @@ class Trial:
         return mine == its and self.path[: len(other.path)] == other.path
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One measured score (finite, higher is better) of an arm under one seed."""
 
     arm: Arm
@@ -62,10 +59,12 @@ class Run:
     score: float
 
 
-def hops(arm: Arm) -> list[Arm]:
+@lru_cache(maxsize=100_000)
+def hops(arm: Arm) -> tuple[Arm, ...]:
     """The arm and the prefixes that it is built on, first hop first.
 
     >>> [hop.path for hop in hops(Arm((9, 3, 1), "kl"))]
     [(9, 3), (9, 3, 1)]
     """
-    return [Arm(arm.path[:n], arm.recipe, arm.fraction) for n in range(2, len(arm.path))] + [arm]
+    prefixes = (Arm(arm.path[:n], arm.recipe, arm.fraction) for n in range(2, len(arm.path)))
+    return (*prefixes, arm)
