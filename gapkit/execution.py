@@ -17,6 +17,7 @@ from gapkit.planning.plancheck import check_plan
 from gapkit.plans import Phase, Plan, Stage
 from gapkit.quality.comparison import compare
 from gapkit.training.answers import predict
+from gapkit.training.start import starting_weights
 from gapkit.training.trainings import Trainings
 
 GENTLE_TEMPERATURE = 1.0
@@ -53,7 +54,7 @@ class Execution:
             data=trainings.data,
             sizes=family.sizes,
             student=family.student,
-            n_checkpoints=trainings.n_checkpoints,
+            n_checkpoints=trainings.sources.n_checkpoints,
         )
         _check_stages(plan, trainings)
         self.plan, self.trainings, self.measure, self.before = plan, trainings, measure, before
@@ -221,7 +222,7 @@ class Execution:
         if self.trainings.data.targets("train") is None:
             return []  # labels alone cannot be trained on, and the failing recipe is not known
         scratch = (family.student,)
-        direct = (self.trainings.source("teacher").path[0], family.student)
+        direct = (self.trainings.sources["teacher"].path[0], family.student)
         rivals: list[tuple[str, tuple, str, float]] = []
         if taught:
             rivals.append(("from scratch, trained as long", scratch, "scratch", fraction))
@@ -236,7 +237,7 @@ class Execution:
         outputs = predict(
             model, self.trainings.data, "test", self.trainings.task, self.trainings.device
         )
-        return self.trainings.task.contributions(outputs, self.trainings.reference("test"))
+        return self.trainings.task.contributions(outputs, self.trainings.sources.reference("test"))
 
 
 def _rank(score: float) -> float:
@@ -262,8 +263,10 @@ def _check_stages(plan: Plan, trainings: Trainings) -> None:
             if first in sizes:
                 source = trainings.family.fresh(sizes[first], 0)
             elif first is not None:
-                source = trainings.source(first).model
-            trainings.start(stage, trainings.family.fresh(stage.size, 0), source)
+                source = trainings.sources[first].model
+            starting_weights(
+                stage, trainings.family.fresh(stage.size, 0), trainings.student, source
+            )
 
 
 def gentle(phase: Phase) -> Phase:

@@ -194,7 +194,9 @@ class Forecast:
         """(n, rows) L⁻¹kᵀ at a kept grid point."""
         if not len(self.runs):
             return np.zeros((0, len(k)))
-        return np.asarray(dtrtrs(self._chol[i].T, k.T, lower=0, trans=1)[0])  # in columns, as it lies
+        return np.asarray(
+            dtrtrs(self._chol[i].T, k.T, lower=0, trans=1)[0]
+        )  # in columns, as it lies
 
     def _posteriors(
         self, table: Columns, recipe: np.ndarray, seeds: np.ndarray

@@ -172,7 +172,7 @@ class Pair:
     @property
     def teacher(self) -> nn.Module:
         """The teacher, trained first when none was given."""
-        return self.trainings.source("teacher").model
+        return self.trainings.sources["teacher"].model
 
     @property
     def student(self) -> nn.Module:

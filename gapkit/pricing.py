@@ -62,7 +62,7 @@ class Pricing:
         trainings = self.trainings
         found = trainings.run.load(name, Prices)
         if found is None:
-            teacher, device = trainings.source("teacher").model, str(trainings.device)
+            teacher, device = trainings.sources["teacher"].model, str(trainings.device)
             found = measure_prices(
                 trainings.task, trainings.data, family, trainings.recipe, teacher, device
             )

@@ -189,10 +189,12 @@ def test_nothing_is_confused_in_the_run_folder(tmp_path, name, monkeypatch):
 def test_the_answers_of_other_data_are_kept_apart(tmp_path):
     """Half the samples ask the teacher about half of them: files of the whole would not fit."""
     own = make_trainings(tmp_path)
-    own.kept("teacher", KNOWLEDGE["kl4"], None)
-    varied(own, HALF).kept("teacher", KNOWLEDGE["kl4"], None)
+    own.sources.kept("teacher", KNOWLEDGE["kl4"], None)
+    varied(own, HALF).sources.kept("teacher", KNOWLEDGE["kl4"], None)
     assert len(list(own.run.path("answers").glob("teacher-*"))) == 2
-    own.kept("teacher", KNOWLEDGE["kl4"], None)  # opened again, not made anew in a third place
+    own.sources.kept(
+        "teacher", KNOWLEDGE["kl4"], None
+    )  # opened again, not made anew in a third place
     assert len(list(own.run.path("answers").glob("teacher-*"))) == 2
 
 
@@ -211,7 +213,7 @@ def test_the_loss_and_not_the_score_decides(tmp_path):
     own = make_trainings(tmp_path)
     own.lend("checkpoint:0", known(1.0, scale=200.0))
     own.lend("checkpoint:1", known(1.0))
-    first, second = (own.outputs(f"checkpoint:{i}", "validation").argmax(1) for i in (0, 1))
+    first, second = (own.sources.outputs(f"checkpoint:{i}", "validation").argmax(1) for i in (0, 1))
     assert torch.equal(first, second)
     assert (first != own.data.targets("validation")).any()
     assert best_checkpoint(own) == "checkpoint:1"

@@ -189,7 +189,7 @@ def test_students_train_on_the_largest_logits_that_are_kept(small):
         assert (np.isfinite(each).sum(2) == counted).all()
         assert 4 < np.nanmean(each) < 8  # it has learned a little
     assert found["KL"].tobytes() != found["labels"].tobytes()
-    kept = small.trainings.kept("teacher", knowledge_named("kl1"), 16)
+    kept = small.trainings.sources.kept("teacher", knowledge_named("kl1"), 16)
     logits = kept.rows(np.arange(5))["outputs"]
     whole = example.predict(small.teacher, small.data, "train", small.task, positions=np.arange(5))
     top = whole.topk(16).indices

@@ -41,7 +41,7 @@ def expects(low):
 
 def measure_with(trainings):
     """What a survey gives, as far as carrying out a plan asks for it: scores, and hits by sample."""
-    teacher = trainings.source("teacher").model
+    teacher = trainings.sources["teacher"].model
 
     def measure(model, name):
         values, hits = [], []

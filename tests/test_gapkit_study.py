@@ -379,7 +379,7 @@ def test_earlier_states_of_the_teacher_can_teach_an_edited_plan(tmp_path):
     assert outcome.stages[0].sources == ("checkpoint:1",)
     usual = study.distill(plan.with_(stages=(stage.with_(sources=("teacher",)),)))
     assert hash_weights(outcome.student) != hash_weights(usual.student)
-    lent = [study.trainings.source(f"checkpoint:{i}").model for i in range(2)]
+    lent = [study.trainings.sources[f"checkpoint:{i}"].model for i in range(2)]
     for model, state in zip(lent, states, strict=True):
         assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
     absent = plan.with_(stages=(stage.with_(sources=("checkpoint:2",)),))

@@ -50,7 +50,7 @@ def test_the_teacher_keeps_its_own_geometry_and_a_student_less(tmp_path):
     model, data = trainings.model(trainings.arm(*ARM)), trainings.data
     x = torch.stack([data.dataset("validation")[i][0] for i in range(30)])
     with torch.no_grad():
-        mine, theirs = model(x), trainings.source("teacher").model(x)
+        mine, theirs = model(x), trainings.sources["teacher"].model(x)
     pairs = torch.triu_indices(30, 30, 1)
     distances = [torch.cdist(z, z)[pairs[0], pairs[1]].numpy() for z in (mine, theirs)]
     assert reached == pytest.approx(np.corrcoef(*distances)[0, 1], abs=1e-4)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from gapkit import distiller
-from gapkit.distiller import Loop
 from gapkit.errors import InputError
 from gapkit.knowledge import knowledge_named
 from gapkit.outcome import Training
 from gapkit.plans import Phase, Stage
 from gapkit.runs import Run
 from gapkit.task import Classification
-from gapkit.training import trainings as room
 from gapkit.training.answers import predict
 from tests.training_fixtures import (
     KL4,
@@ -37,19 +34,6 @@ from tests.training_fixtures import (
     shaken,
     sharp_teacher,
 )
-
-
-@pytest.fixture
-def sizes_trained(monkeypatch):
-    """Fills with the size of every training that really runs."""
-    sizes, run = [], Loop.run
-
-    def counted(loop, tick=None):
-        sizes.append(loop.job.stage.size)
-        return run(loop, tick)
-
-    monkeypatch.setattr(Loop, "run", counted)
-    return sizes
 
 
 def student(**fields):
@@ -268,52 +252,6 @@ def test_a_training_records_what_its_model_does(tmp_path):
     )
 
 
-def test_train_scores_of_a_large_split_come_from_a_sample(tmp_path, monkeypatch):
-    whole = make_trainings(tmp_path / "whole").arm((16, 4), "kl4", 0)
-    monkeypatch.setattr(room, "TRAIN_SAMPLES", 10)
-    trainings = make_trainings(tmp_path / "some")
-    some = trainings.arm((16, 4), "kl4", 0)
-    assert some.weights_sha256 == whole.weights_sha256
-    rows = np.sort(np.random.default_rng(0).choice(40, 10, replace=False))
-    x, y = points(40, 1)
-    with torch.no_grad():
-        answers = trainings.model(some)(x[rows]).argmax(1)
-        taught = sharp_teacher()(x[rows]).argmax(1)
-    assert some.train_score == pytest.approx((answers == y[rows]).double().mean().item())
-    assert some.train_agreement == pytest.approx((answers == taught).double().mean().item())
-    assert some.score == whole.score
-
-
-def test_a_source_answers_once_for_all_its_students(tmp_path):
-    teacher, calls = sharp_teacher(), []
-    teacher.register_forward_hook(lambda module, args, out: calls.append(len(out)))
-    trainings = make_trainings(tmp_path, teacher=teacher)
-    trainings.arm((16, 2), "kl4", 0)
-    after_one = list(calls)
-    trainings.arm((16, 2), "kl4", 1)
-    assert [n for n in after_one if n > 1] == [40, 30]
-    assert [n for n in calls if n > 1] == [40, 30]  # the rest: one sample, for its FLOPs
-
-
-def test_the_teachers_view_is_the_teachers_alone(tmp_path):
-    """An assistant, of the family, is shown what the student is shown."""
-    views = {"teacher_input": lambda raw: raw[0] * 2, "student_input": lambda raw: raw[0]}
-    trainings = make_trainings(tmp_path, point_data(**views))
-    middle = trainings.arm((16, 8), "kl4", 0)
-    x, _ = points(40, 1)
-    assert torch.allclose(trainings.outputs("teacher", "train"), sharp_teacher()(2 * x), atol=1e-5)
-    expected = trainings.model(middle)(x)
-    assert torch.allclose(trainings.outputs(middle.key, "train"), expected, atol=1e-5)
-
-
-def test_cached_and_augmented_trainings_agree(tmp_path):
-    kept = make_trainings(tmp_path / "kept", build=noisy_net)
-    seen = make_trainings(tmp_path / "seen", point_data(augment=same), build=noisy_net)
-    first, second = (found.arm((16, 8, 4), "kl4", 0) for found in (kept, seen))
-    assert furthest(kept.model(first), seen.model(second)) < 1e-5
-    assert first.score == second.score
-
-
 def test_nothing_outside_is_touched(tmp_path):
     teacher = sharp_teacher(build=noisy_net).train()
     teacher[1].eval()
@@ -350,129 +288,10 @@ def test_in_another_precision_too(tmp_path):
 # The files
 
 
-def test_changed_weights_are_refused(tmp_path):
-    trainings = make_trainings(tmp_path)
-    training = trainings.arm((16, 2), "kl4", 0)
-    path = tmp_path / "trainings" / training.key / "weights.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    again = make_trainings(tmp_path)
-    with pytest.raises(InputError, match=r"16 → 2 by kl4, seed 0.* missing or changed; delete"):
-        again.model(training)
-    with pytest.raises(InputError, match="missing or changed"):
-        again.source(training.key)
-
-
-def test_deleted_weights_are_trained_again(tmp_path, sizes_trained):
-    trainings = make_trainings(tmp_path)
-    training = trainings.arm((16, 2), "kl4", 0)
-    (tmp_path / "trainings" / training.key / "weights.safetensors").unlink()
-    with pytest.raises(InputError, match="missing or changed"):
-        trainings.model(training)
-    assert trainings.done((16, 2), "kl4", 0) is None
-    assert trainings.arm((16, 2), "kl4", 0).weights_sha256 == training.weights_sha256
-    assert sizes_trained == [2, 2]
-
-
-def test_tied_weights_are_kept_and_read_back(tmp_path):
-    def tied(width):
-        model = nn.Sequential(
-            nn.Linear(N_FEATURES, N_FEATURES),
-            nn.Tanh(),
-            nn.Linear(N_FEATURES, N_FEATURES),
-            plain(width),
-        )
-        model[2].weight = model[0].weight
-        return model
-
-    trainings = make_trainings(tmp_path, build=tied)
-    training = trainings.arm((16, 2), "kl4", 0)
-    model = trainings.model(training)
-    assert model[2].weight is model[0].weight
-    outputs = predict(model, trainings.data, "validation", Classification())
-    assert Classification().score(outputs, trainings.data.targets("validation")) == training.score
-
-
-# Where a model starts
-
-
-def test_a_student_may_start_from_the_failing_one(tmp_path):
-    trainings = make_trainings(tmp_path)
-    stage = student(init="student", recipe={"lr": 1e-9, "weight_decay": 0.0})
-    with pytest.raises(InputError, match=r"a model to start stage 'student' from \(student\)"):
-        trainings.stage(stage, 0, ("teacher",))
-    trainings.student = seeded_model(plain, 2, 33)
-    model = trainings.model(trainings.stage(stage, 0, ("teacher",)))
-    assert furthest(model, trainings.student) < 1e-6
-    assert furthest(model, trainings.family.fresh(2, 0)) > 0.01
-
-
-def test_a_model_may_inherit_from_its_source(tmp_path):
-    trainings = make_trainings(tmp_path)
-    before = {name: tensor.clone() for name, tensor in sharp_teacher().state_dict().items()}
-    stage = student(size=16, init="inherit", recipe={"lr": 0.1})
-    heir = trainings.model(trainings.stage(stage, 0, ("teacher",)))
-    still = student(size=16, init="inherit", recipe={"lr": 1e-9, "weight_decay": 0.0})
-    assert (
-        furthest(trainings.model(trainings.stage(still, 0, ("teacher",))), sharp_teacher()) < 1e-6
-    )
-    assert furthest(heir, sharp_teacher()) > 0.01  # it trained, and its source did not
-    given = trainings.source("teacher").model.state_dict()
-    assert all(torch.equal(before[name], given[name]) for name in before)
-
-
-def test_a_shallower_model_inherits_the_layers_it_shares(tmp_path):
-    trainings = make_trainings(tmp_path)
-    deeper = nn.Sequential(*plain(2), nn.Linear(3, 3))
-    trainings.lend("checkpoint:0", deeper)
-    stage = student(
-        sources=("checkpoint:0",), init="inherit", recipe={"lr": 1e-9, "weight_decay": 0.0}
-    )
-    heir = trainings.model(trainings.stage(stage, 0, ("checkpoint:0",)))
-    assert furthest(heir, deeper[:3]) < 1e-6
-
-
-def test_a_narrower_model_inherits_slices_and_says_so(tmp_path):
-    trainings = make_trainings(tmp_path)
-    still = student(init="inherit", recipe={"lr": 1e-9, "weight_decay": 0.0})
-    training = trainings.stage(still, 0, ("teacher",))
-    assert training.notes == ("inherited 4 of 4 tensors (3 sliced)",)
-    model, teacher = trainings.model(training), sharp_teacher()
-    assert torch.allclose(model[0].weight, teacher[0].weight[:2], atol=1e-6)
-    assert torch.allclose(model[2].weight, teacher[2].weight[:, :2], atol=1e-6)
-
-
-def test_other_shapes_are_refused(tmp_path):
-    trainings = make_trainings(tmp_path)
-    trainings.student = plain(4)
-    with pytest.raises(
-        InputError, match=r"from \(student\) but 3 of 4 differ, first '0.weight'"
-    ) as error:
-        trainings.stage(student(init="student"), 0, ("teacher",))
-    assert "\n" not in str(error.value)
-
-
-# Refusals
-
-
-def test_different_class_counts_are_refused_in_one_line(tmp_path, sizes_trained):
-    teacher = nn.Linear(N_FEATURES, 5)
-    for augment in (None, same):
-        trainings = make_trainings(tmp_path, point_data(augment=augment), teacher=teacher)
-        with pytest.raises(
-            InputError, match=r"'teacher' gives \(5,\) and size 2 gives \(3,\)"
-        ) as error:
-            trainings.arm((16, 2), "kl4", 0)
-        assert "\n" not in str(error.value)
-    assert sizes_trained == []
-    assert trainings.stage(student(sources=(), phases=LABELS), 0, ()).path == (2,)
-
-
 def test_unknown_names_are_refused(tmp_path):
     trainings = make_trainings(tmp_path)
     with pytest.raises(InputError, match="known source but got 'teachr'; nearest: 'teacher'"):
-        trainings.source("teachr")
+        trainings.sources["teachr"]
     with pytest.raises(InputError, match="known knowledge but got 'kl44'; nearest: 'kl4'"):
         trainings.arm((16, 2), "kl44", 0)
     with pytest.raises(InputError, match="known size of the family but got '3'"):
@@ -481,20 +300,6 @@ def test_unknown_names_are_refused(tmp_path):
         trainings.arm((16, 2), "scratch", 0)
     with pytest.raises(InputError, match=r"from the teacher down.* got \(2,\) by 'kl4'"):
         trainings.done((2,), "kl4", 0)
-
-
-def test_checkpoints_are_counted_and_teach(tmp_path):
-    trainings = make_trainings(tmp_path)
-    assert trainings.n_checkpoints == 0
-    trainings.lend("checkpoint:0", sharp_teacher(9))
-    trainings.lend("checkpoint:1", sharp_teacher(10))
-    assert trainings.n_checkpoints == 2
-    found = [
-        trainings.stage(student(), 0, (name,))
-        for name in ("teacher", "checkpoint:0", "checkpoint:1")
-    ]
-    assert len({training.weights_sha256 for training in found}) == 3
-    assert {training.path for training in found} == {(16, 2)}
 
 
 def test_epochs_of_a_fraction(tmp_path):

@@ -58,5 +58,5 @@ class Inquiry:
     def workshop(self) -> Workshop:
         """What it takes to make stages of remedies."""
         own = self.trainings
-        earlier = best_checkpoint(own) if own.n_checkpoints else ""
+        earlier = best_checkpoint(own) if own.sources.n_checkpoints else ""
         return Workshop(own.family, own.recipe, own.recipe_name, own.knowledge, earlier)

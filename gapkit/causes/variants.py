@@ -33,7 +33,7 @@ def offered(trainings: Trainings) -> tuple[str, ...]:
     names = [HALF, RATE]
     if not trainings.data.same_view and _takes_the_teachers_view(trainings):
         names.append(VIEW)
-    if trainings.n_checkpoints:
+    if trainings.sources.n_checkpoints:
         names.append(EARLIER)
     if trainings.family.teacher is None and trainings.data.same_view:
         names.append(LIKE_TEACHER)
@@ -73,7 +73,7 @@ def varied(trainings: Trainings, name: str) -> Trainings:
     if name == RATE and best_rate(trainings) == 1.0:
         return trainings
     data, recipe, family = trainings.data, trainings.recipe, trainings.family
-    teacher = trainings.source("teacher").model
+    teacher = trainings.sources["teacher"].model
     if name == HALF:
         data, recipe = data.thinned(2), recipe.with_(epochs=2 * recipe.epochs)
     elif name == RATE:
@@ -95,7 +95,7 @@ def varied(trainings: Trainings, name: str) -> Trainings:
         altered=name,
     )
     if name == EARLIER:
-        teacher = trainings.source(best_checkpoint(trainings)).model
+        teacher = trainings.sources[best_checkpoint(trainings)].model
     altered.lend("teacher", teacher)
     return altered
 
@@ -137,12 +137,12 @@ def _short(trainings: Trainings, rate: float) -> tuple[Stage, int, tuple[str, ..
 
 def best_checkpoint(trainings: Trainings) -> str:
     """The earlier teacher whose answers on validation lose least against the targets (the task's own loss)."""
-    names = [f"checkpoint:{position}" for position in range(trainings.n_checkpoints)]
+    names = [f"checkpoint:{position}" for position in range(trainings.sources.n_checkpoints)]
     return min(names, key=lambda name: _loss(trainings, name))
 
 
 def _loss(trainings: Trainings, name: str) -> float:
-    source = trainings.source(name)
+    source = trainings.sources[name]
     outputs = predict(
         source.model,
         trainings.data,
@@ -151,7 +151,7 @@ def _loss(trainings: Trainings, name: str) -> float:
         trainings.device,
         sees=source.sees,
     )
-    return float(trainings.task.loss(outputs, trainings.reference("validation")))
+    return float(trainings.task.loss(outputs, trainings.sources.reference("validation")))
 
 
 def reinitialized(model: nn.Module) -> nn.Module:

@@ -65,7 +65,7 @@ class Goal:
     @property
     def of_teacher(self) -> float:
         """The teacher's worst slice, or geometry (1 for its own); a diagnosis holds its score."""
-        return self._of_outputs(self.trainings.outputs("teacher", "validation")).value
+        return self._of_outputs(self.trainings.sources.outputs("teacher", "validation")).value
 
     def of_student(self, student: nn.Module) -> Measurement:
         """A student's worst slice, or geometry, with its interval; a diagnosis holds its score."""
@@ -76,7 +76,7 @@ class Goal:
         """Of outputs (n, ...) on all of validation."""
         if self.name == "relation":
             return self._alike(outputs[torch.from_numpy(self._few)])
-        targets = self.trainings.reference("validation")
+        targets = self.trainings.sources.reference("validation")
         return self._worst(self.trainings.task.contributions(outputs, targets))
 
     def _answers(self, model: nn.Module, positions: np.ndarray | None = None) -> torch.Tensor:
@@ -104,14 +104,16 @@ class Goal:
         declared = self.trainings.data.slices("validation")
         if declared or self.trainings.task.kind != "classification":
             return declared
-        return {"class": self.trainings.reference("validation").numpy().reshape(-1)}
+        return {"class": self.trainings.sources.reference("validation").numpy().reshape(-1)}
 
     @cached_property
     def _few(self) -> np.ndarray:
         return np.arange(min(MOST_ROWS, self.trainings.data.size("validation")))
 
     def _alike(self, outputs: torch.Tensor) -> Interval:
-        theirs = self.trainings.outputs("teacher", "validation")[torch.from_numpy(self._few)]
+        theirs = self.trainings.sources.outputs("teacher", "validation")[
+            torch.from_numpy(self._few)
+        ]
         return distance_structure(theirs.flatten(1), outputs.flatten(1))
 
 

@@ -118,8 +118,8 @@ class Quest:
             replace(self.grounds(), gap=gap),
             budget=budget,
             tried={self.pair.recipe_name, *tried},
-            earlier=best_checkpoint(trainings) if trainings.n_checkpoints else "",
-            n_earlier=trainings.n_checkpoints,
+            earlier=best_checkpoint(trainings) if trainings.sources.n_checkpoints else "",
+            n_earlier=trainings.sources.n_checkpoints,
         )
 
     def again(self, gap: Gap, history: History, missed: StageResult) -> Plan | None:
