@@ -733,24 +733,23 @@ try:
     main()
 finally:
     heavy = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "typst", "lightning_fabric"}
-    print("HEAVY", sorted(heavy & set(sys.modules)), file=sys.stderr)
+    print("HEAVY", sorted(heavy & set(sys.modules)), len(sys.modules), file=sys.stderr)
 """
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_is_quick_and_imports_nothing_heavy(command):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS, *command, "--help"],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "HEAVY []\n"
+    heavy, n_modules = done.stderr.rsplit(maxsplit=1)
+    assert heavy == "HEAVY []"
+    assert int(n_modules) < 600  # numpy alone has a hundred and more
     assert "Usage" in done.stdout
     expected = ("--out", "--json", "--dry-run") if command else COMMANDS
     assert all(word in done.stdout for word in expected)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_the_version_is_printed():

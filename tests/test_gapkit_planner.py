@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
 
 from gapkit.errors import InputError
+from gapkit.forecast import Forecast
 from gapkit.planner import Choice, Planner, Trial
 
 SIZES = (48, 24, 12, 6, 3)
@@ -378,24 +378,26 @@ def test_the_front_is_what_no_arm_beats_at_its_price():
 
 
 @pytest.mark.parametrize("n_recipes, fractions", [(3, (1.0,)), (12, (0.25, 1.0, 4.0))])
-def test_twenty_sizes_named_by_strings(n_recipes, fractions):
+def test_twenty_sizes_named_by_strings(n_recipes, fractions, monkeypatch):
+    weighed, screen = [], Forecast.screen
+
+    def counted(forecast, arms, *rest):
+        weighed.append(len(arms))
+        return screen(forecast, arms, *rest)
+
+    monkeypatch.setattr(Forecast, "screen", counted)
     sizes = [f"s{i}" for i in range(20)]
     cost = {size: 1.0 + 0.05 * (19 - i) for i, size in enumerate(sizes)}
     recipes = [f"r{i}" for i in range(n_recipes)]
     planner = Planner(sizes, cost, recipes, 30, 0.9, fractions=fractions)
     score = noisy(lambda t: 0.5 + 0.2 * (len(t.path) > 2 and t.path[-2] in ("s9", "s10", "s11")))
-    took, trials = [], []
-    while True:
-        start = time.perf_counter()
-        trial = planner.ask()
-        took.append(time.perf_counter() - start)
-        if trial is None:
-            break
+    trials = []
+    while (trial := planner.ask()) is not None:
         trials.append(trial)
         planner.tell(trial, score(trial))
     check_contract(planner, trials)
     assert planner.choose().path[-1] == "s19"
-    assert np.median(took) < 0.5  # a guard against another order of growth, not a benchmark
+    assert max(weighed) < 2000  # of millions of arms
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_outcomes_hold_the_plan_against_the_rival_that_worth_is_judged_by():
         family=SimpleNamespace(student=1),
         recipe_name="kl4",
         data=SimpleNamespace(targets=lambda split: []),
-        source=lambda name: SimpleNamespace(path=(32,)),
+        sources={"teacher": SimpleNamespace(path=(32,))},
     )
     rivals = Execution._rivals(SimpleNamespace(trainings=trainings), 2.0, True)
     assert (RIVAL, (1,), "scratch", 2.0) in rivals
