@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gapkit.data import Data
-from gapkit.distiller import Loop
 from gapkit.errors import InputError
 from gapkit.execution import Execution, distill, gentle
 from gapkit.knowledge import Knowledge
@@ -61,19 +60,6 @@ def carried_out(trainings, proposal, replan=None, heard=None):
     measure = measure_with(trainings)
     before = measure(trainings.family.fresh(2, 77), "failing")
     return distill(proposal, trainings, measure, before, replan, heard)
-
-
-@pytest.fixture
-def trained_sizes(monkeypatch):
-    """Fills with the size of every training that really runs."""
-    sizes, run = [], Loop.run
-
-    def counted(loop, tick=None):
-        sizes.append(loop.job.stage.size)
-        return run(loop, tick)
-
-    monkeypatch.setattr(Loop, "run", counted)
-    return sizes
 
 
 # Models whose scores are known beforehand
@@ -213,27 +199,27 @@ def test_stages_follow_each_other_and_find_their_sources_by_name(tmp_path, monke
     assert outcome.notes == ()
 
 
-def test_what_is_finished_is_not_trained_again(tmp_path, trained_sizes):
+def test_what_is_finished_is_not_trained_again(tmp_path, sizes_trained):
     proposal = plan(stage("mid", 4), stage("student", 2, ("mid",), seeds=(0, 1)))
     first = carried_out(make_trainings(tmp_path), proposal)
-    assert sorted(trained_sizes) == [2] * 6 + [
+    assert sorted(sizes_trained) == [2] * 6 + [
         4
     ]  # two seeds, their scratch twins, the failing recipe
-    trained_sizes.clear()
+    sizes_trained.clear()
     again = carried_out(make_trainings(tmp_path), proposal)
-    assert trained_sizes == []
+    assert sizes_trained == []
     assert again == first
     assert furthest(first.student, again.student) == 0
 
 
-def test_the_searchs_runs_are_taken_over(tmp_path, trained_sizes):
+def test_the_searchs_runs_are_taken_over(tmp_path, sizes_trained):
     trainings = make_trainings(tmp_path)
     arms = [trainings.arm((16, 2), "kl4", seed) for seed in (0, 1)]
     trainings.arm((2,), "scratch", 0)
     trainings.arm((2,), "scratch", 1)
-    trained_sizes.clear()
+    sizes_trained.clear()
     outcome = carried_out(trainings, plan(stage(seeds=(0, 1))))
-    assert trained_sizes == []
+    assert sizes_trained == []
     assert list(outcome.stages[0].trainings) == arms
 
 
@@ -295,38 +281,38 @@ def test_what_is_trained_next_is_heard_comparisons_too(tmp_path):
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_before_anything_is_trained(
-    tmp_path, trained_sizes, wrong, match
+    tmp_path, sizes_trained, wrong, match
 ):
     trainings = make_trainings(tmp_path)
     with pytest.raises(InputError, match=match):
         carried_out(trainings, plan(stage("mid", 4), wrong))
-    assert trained_sizes == []
+    assert sizes_trained == []
 
 
 def phases(*ends):
     return tuple(KL4[0].with_(until=end) for end in ends)
 
 
-def test_a_phase_that_holds_no_epoch_is_refused_before_anything_is_trained(tmp_path, trained_sizes):
+def test_a_phase_that_holds_no_epoch_is_refused_before_anything_is_trained(tmp_path, sizes_trained):
     trainings = make_trainings(tmp_path, epochs=3)
     wrong = stage(phases=phases(0.4, 0.5, 1.0))  # epochs begin at 0, 1/3 and 2/3
     with pytest.raises(
         InputError, match=r"'student' to last an epoch .* ends at 0.5 holds none of its 3"
     ):
         carried_out(trainings, plan(stage("mid", 4), wrong))
-    assert trained_sizes == []
+    assert sizes_trained == []
     assert carried_out(trainings, plan(stage(phases=phases(0.3, 0.5, 1.0)))).stages
     hundredths = stage(phases=phases(0.07, 0.08, 1.0), recipe={"epochs": 100})
     given = planted_outcome(planted(tmp_path / "planted"), plan(hundredths))
     assert given.stages[0].training.fraction == pytest.approx(100 / 2)
 
 
-def test_a_start_of_other_shapes_is_refused_before_anything_is_trained(tmp_path, trained_sizes):
+def test_a_start_of_other_shapes_is_refused_before_anything_is_trained(tmp_path, sizes_trained):
     trainings = make_trainings(tmp_path)
     trainings.student = trainings.family.fresh(4, 0)
     with pytest.raises(InputError, match=r"'student' from \(student\) but 3 of 4 differ"):
         carried_out(trainings, plan(stage("mid", 4), stage(sources=("mid",), init="student")))
-    assert trained_sizes == []
+    assert sizes_trained == []
     fits = (stage("mid", 4), stage(sources=("mid",), init="inherit"))
     assert carried_out(trainings, plan(*fits)).stages[1].training.path == (16, 4, 2)
 

@@ -84,7 +84,8 @@ def test_a_student_that_already_does_better_is_to_be_kept():
     assert str(found).endswith("; the student as it was given already does better")
     worse, _, _ = proposed(lambda trial: 0.5, as_given=score_of("student", hits(0.4)))
     unknown, _, _ = proposed(lambda trial: 0.5)
-    assert worse == unknown
+    undefined = given.with_(value=math.nan, reason="too few samples")
+    assert worse == unknown == proposed(lambda trial: 0.5, as_given=undefined)[0]
     assert not worse.keep_student
     assert worse.reasons == found.reasons[1:]
 

@@ -106,7 +106,7 @@ def _or_wider(choice: Choice, wider: Alternative | None, say: Wording) -> tuple[
 
 def _or_as_given(choice: Choice, as_given: Measurement | None, say: Wording) -> tuple[str, ...]:
     """That the student already does better than the plan should, when it does."""
-    if as_given is None or as_given.value <= choice.predicted.value:
+    if as_given is None or not as_given.value > choice.predicted.value:  # nan is no more either
         return ()
     return (
         f"On validation the student as it was given already scores {say.score_of(as_given)}, more than is expected "

@@ -25,7 +25,7 @@ class Shelf:
 
     def find(self, key: str) -> Training | None:
         """The finished training of that key with its weights; None where either is missing."""
-        training = self.run.load(f"trainings/{key}/training", Training)
+        training = self.record(key)
         return training if training is not None and self._weights(key).exists() else None
 
     def record(self, key: str) -> Training | None:
